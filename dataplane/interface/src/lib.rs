@@ -1,0 +1,30 @@
+//! The plain types the data plane and the control plane exchange: names, the immutable
+//! [`ControlSnapshot`] that flows down, counters and status that flow up. No logic beyond
+//! validation, no I/O, and no dependency on either plane.
+
+#![forbid(unsafe_code)]
+
+mod counters;
+mod name;
+mod reason;
+mod settings;
+mod snapshot;
+mod status;
+
+pub use counters::{Counter, StageClock, WorkerCounters, STAGES};
+pub use name::{NameError, NodeId, ServiceName};
+pub use reason::{CloseReason, DropReason, FlowError, PeerRefusal};
+pub use settings::{CongestionControl, Limits, TransportSettings};
+pub use snapshot::{Allow, ControlSnapshot, Identity, PrivateKey, ServiceTable, TrustAnchor};
+pub use status::{
+    ConnectionStatus, FlowStatus, IoProvider, ListenerStatus, SessionStatus, WorkerStatus,
+};
+
+/// The ALPN identifier of the protocol written down in `dataplane/transport/PROTOCOL.md`.
+pub const ALPN_STOQ: &[u8] = b"stoq/1.0";
+
+/// The ALPN identifier of draft-banks-quic-performance-00, offered only where switched on.
+pub const ALPN_PERF: &[u8] = b"perf";
+
+/// The SPIFFE trust domain of node identities: `spiffe://hypermesh/node/<node id>`.
+pub const SPIFFE_NODE_PREFIX: &str = "spiffe://hypermesh/node/";
