@@ -1,0 +1,56 @@
+//! Calls as programs see them: a request to `service/method`, a reply or the reason there is none.
+
+use bytes::Bytes;
+use stoq_interface::NodeId;
+use stoq_transport::wire::CallStatus;
+use stoq_worker::{CallFailure, IncomingCall};
+
+/// Why a call has no reply
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum CallError {
+    /// The peer answered, but not with a reply
+    #[error("the peer answered {0:?}")]
+    Status(CallStatus, Bytes),
+    /// Nothing came; whether the peer acted is unknown unless the worker was busy
+    #[error(transparent)]
+    Failure(#[from] CallFailure),
+    /// The deadline passed; whether the peer acted is unknown
+    #[error("the deadline passed")]
+    Deadline,
+}
+
+/// A request from a peer, to be answered once
+#[derive(Debug)]
+pub struct CallRequest(pub(crate) IncomingCall);
+
+impl CallRequest {
+    /// Who asks
+    pub fn peer(&self) -> &NodeId {
+        &self.0.peer
+    }
+
+    /// `service/method`
+    pub fn method(&self) -> &str {
+        &self.0.method
+    }
+
+    /// The request, a Protobuf message of the method's schema
+    pub fn body(&self) -> &Bytes {
+        &self.0.body
+    }
+
+    /// Milliseconds the caller waits
+    pub fn deadline_ms(&self) -> u64 {
+        self.0.deadline_ms
+    }
+
+    /// Answers with the method's reply
+    pub fn reply(self, body: Bytes) -> bool {
+        self.0.answer(CallStatus::Ok, body)
+    }
+
+    /// Answers with anything but a reply
+    pub fn refuse(self, status: CallStatus, body: Bytes) -> bool {
+        self.0.answer(status, body)
+    }
+}
