@@ -1,0 +1,191 @@
+//! The typed values of the single sections, with the defaults that the manual documents. Values the data plane
+//! shares (`[transport]`, `[limits]`) are the types of stoq-interface and are not repeated here.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv6Addr, SocketAddrV6};
+use std::path::PathBuf;
+
+use stoq_interface::{Allow, NodeId};
+
+/// What a node does
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Role {
+    /// Moves data: sessions, services, copy
+    Stoq,
+    /// Issues certificates and enrols nodes
+    Trustchain,
+    /// Serves the integration API and metrics
+    Integration,
+}
+
+impl Role {
+    /// Every role there is
+    pub const ALL: [Self; 3] = [Self::Stoq, Self::Trustchain, Self::Integration];
+
+    /// The word in the file
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Stoq => "stoq",
+            Self::Trustchain => "trustchain",
+            Self::Integration => "integration",
+        }
+    }
+}
+
+/// `[node]`
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Node {
+    /// The node's name; without one it is made from the host's name
+    pub name: Option<NodeId>,
+    /// Where keys, certificates and journals live; without one it follows from the user
+    pub state_directory: Option<PathBuf>,
+    /// What the node does; never empty
+    pub roles: BTreeSet<Role>,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self { name: None, state_directory: None, roles: Role::ALL.into() }
+    }
+}
+
+/// `[listen]`
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Listen {
+    /// UDP address of the data plane
+    pub stoq: SocketAddrV6,
+    /// TCP address of enrolment and of the CA, unless it is off
+    pub enrollment: Option<SocketAddrV6>,
+    /// Unix socket of `stoqctl`; without one it follows from the user
+    pub admin_socket: Option<PathBuf>,
+    /// TCP address of the integration API and of `/metrics`, unless it is off
+    pub metrics: Option<SocketAddrV6>,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        let loopback = |port| SocketAddrV6::new(Ipv6Addr::LOCALHOST, port, 0, 0);
+        Self {
+            stoq: loopback(8444),
+            enrollment: Some(loopback(8443)),
+            admin_socket: None,
+            metrics: Some(loopback(8446)),
+        }
+    }
+}
+
+/// Which processors the data plane gets
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Cores {
+    /// One pinned worker per processor this process may use
+    #[default]
+    Auto,
+    /// One pinned worker on each of these; an empty list is one worker that is not pinned
+    These(Vec<usize>),
+}
+
+/// How workers reach the kernel
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum IoChoice {
+    /// io_uring where the kernel lets us, plain system calls otherwise
+    #[default]
+    Auto,
+    /// io_uring, or refuse to start
+    IoUring,
+    /// Plain system calls
+    SystemCalls,
+}
+
+impl IoChoice {
+    /// Every choice there is
+    pub const ALL: [Self; 3] = [Self::Auto, Self::IoUring, Self::SystemCalls];
+
+    /// The word in the file
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::IoUring => "io_uring",
+            Self::SystemCalls => "system_calls",
+        }
+    }
+}
+
+/// `[workers]`
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Workers {
+    /// Where workers run
+    pub cores: Cores,
+    /// How they reach the kernel
+    pub io: IoChoice,
+    /// Whether packet buffers ask for huge pages
+    pub huge_pages: bool,
+    /// Whether a worker spins instead of sleeping
+    pub busy_poll: bool,
+    /// Provided receive buffers of 64 KiB per worker; a power of two
+    pub receive_buffers: usize,
+    /// Kernel receive buffer asked for per socket
+    pub receive_buffer_bytes: usize,
+    /// Send slabs of 64 KiB per worker
+    pub send_slabs: usize,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self {
+            cores: Cores::Auto,
+            io: IoChoice::Auto,
+            huge_pages: true,
+            busy_poll: false,
+            receive_buffers: 64,
+            receive_buffer_bytes: 32 << 20,
+            send_slabs: 32,
+        }
+    }
+}
+
+/// `[copy]`
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct CopyAccess {
+    /// Directories, with all below them, that a remote node may read and write
+    pub roots: Vec<PathBuf>,
+    /// Which nodes may
+    pub allow: Allow,
+}
+
+/// How log lines look
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum LogFormat {
+    /// For a person
+    #[default]
+    Human,
+    /// One JSON object per line
+    Json,
+}
+
+impl LogFormat {
+    /// Every format there is
+    pub const ALL: [Self; 2] = [Self::Human, Self::Json];
+
+    /// The word in the file
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Human => "human",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Log {
+    /// How lines look
+    pub format: LogFormat,
+    /// What is logged: a level, or comma-separated `target=level`
+    pub filter: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Human, filter: "info".to_owned() }
+    }
+}

@@ -1,0 +1,280 @@
+//! Every operation of the admin interface: its noun and verb, its request, its reply, and the trait
+//! [`Backend`] that `stoqd` implements. One table declares them all, so that server, client and trait
+//! cannot differ. Not HTTP: the server and the client carry these types.
+
+mod config;
+mod copy;
+mod node;
+mod service;
+mod session;
+mod status;
+mod worker;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use stoq_interface::WorkerCounters;
+
+use crate::ApiError;
+
+pub use config::{
+    ConfigChange, ConfigDiff, ConfigDiffed, ConfigExplain, ConfigExplained, ConfigReload,
+    ConfigReloaded, ConfigShow, ConfigShown, LogLevel, LogLevelGet, LogLevelSet, LogLevelWasSet,
+};
+pub use copy::{CopyDone, CopyEnd, CopyEvent, CopyOptions, CopyProgress, CopyRun, ProgressSink};
+pub use node::{
+    Certificate, NodeAdd, NodeAdded, NodeJoin, NodeJoined, NodeList, NodeListed, NodeRemove,
+    NodeRemoved, NodeShow, NodeShown, NodeTokenCreate, NodeTokenCreated, Peer, PeerSource,
+};
+pub use service::{
+    Attachment, PublishedService, ServiceAttach, ServiceAttached, ServiceList, ServiceListed,
+    ServiceOrigin, ServicePublish, ServicePublished, ServiceRemove, ServiceRemoved,
+};
+pub use session::{
+    Connection, ConnectionList, ConnectionListed, ConnectionShow, ConnectionShown, Flow,
+    LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, Session, SessionClose, SessionClosed, SessionList,
+    SessionListed, SessionReplace, SessionReplaced, SessionSelector, SessionShow, SessionShown,
+};
+pub use status::{
+    DRAIN_SECONDS_MAX, Drain, Drained, Problem, Status, StatusShow, Totals, VersionShow,
+    VersionShown,
+};
+pub use worker::{
+    Listener, ListenerList, ListenerListed, Worker, WorkerList, WorkerListed, WorkerShow,
+    WorkerShown,
+};
+
+/// Time an operation gets where nothing else is said
+pub const PATIENCE_DEFAULT: Duration = Duration::from_secs(30);
+
+/// Time an operation gets that talks to another node or looks at disks
+const PATIENCE_LONG: Duration = Duration::from_secs(90);
+
+/// One operation, named by its request
+pub trait Request: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The noun of the command and of the path
+    const NOUN: &'static str;
+    /// The verb of the command and of the path
+    const VERB: &'static str;
+    /// What a success carries; always a JSON object
+    type Reply: Serialize + DeserializeOwned + Send + 'static;
+
+    /// Time the server gives the operation; the client waits a little longer
+    fn patience(&self) -> Duration {
+        PATIENCE_DEFAULT
+    }
+
+    /// The versioned name of the reply's shape
+    fn schema() -> String {
+        schema(Self::NOUN, Self::VERB)
+    }
+
+    /// The path of the operation on the socket
+    fn path() -> String {
+        format!("/v1/{}/{}", Self::NOUN, Self::VERB)
+    }
+}
+
+/// The versioned name of what a command prints and an operation answers
+pub fn schema(noun: &str, verb: &str) -> String {
+    format!("stoqctl.{noun}.{verb}/1")
+}
+
+/// Every reply and everything `stoqctl --json` prints: the schema, then the fields of the body
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Envelope<T> {
+    /// As [`schema`] builds it
+    pub schema: String,
+    /// The fields
+    #[serde(flatten)]
+    pub body: T,
+}
+
+/// The body of an [`Envelope`] that carries an error
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ErrorBody {
+    /// What went wrong
+    pub error: ApiError,
+}
+
+macro_rules! operations {
+    ($(
+        $(#[$doc:meta])*
+        $method:ident($request:ident) -> $reply:ident
+            = $noun:literal $verb:literal $(, patience $patience:expr)?;
+    )*) => {
+        $(impl Request for $request {
+            const NOUN: &'static str = $noun;
+            const VERB: &'static str = $verb;
+            type Reply = $reply;
+            $(fn patience(&self) -> Duration {
+                let patience: fn(&Self) -> Duration = $patience;
+                patience(self)
+            })?
+        })*
+
+        /// Noun and verb of every operation that is answered at once, in the order of the table
+        pub const OPERATIONS: &[(&str, &str)] = &[$(($noun, $verb)),*];
+
+        /// What `stoqd` does when asked. Each operation runs in the task of its connection; its future is
+        /// dropped when its patience ends or its client leaves, so it must be safe to drop at every await:
+        /// what has to be finished once begun belongs in a task of its own.
+        pub trait Backend: Send + Sync + 'static {
+            $(
+                $(#[$doc])*
+                fn $method(
+                    &self,
+                    request: $request,
+                ) -> impl Future<Output = Result<$reply, ApiError>> + Send;
+            )*
+
+            /// Copies a file or a tree between this node and another. Reports as often as it likes: the
+            /// sink keeps the newest. The future is dropped when the client goes away.
+            fn copy_run(
+                &self,
+                request: CopyRun,
+                progress: ProgressSink,
+            ) -> impl Future<Output = Result<CopyDone, ApiError>> + Send;
+
+            /// The counters of every worker, by index, for `/metrics`
+            fn counters(&self) -> Vec<Arc<WorkerCounters>>;
+        }
+
+        /// Runs the operation of a noun and verb; nothing where there is none. Decoding, the time limit and
+        /// encoding are here, so that no operation can be without them.
+        pub(crate) async fn dispatch<B: Backend>(
+            backend: &B,
+            noun: &str,
+            verb: &str,
+            body: &[u8],
+        ) -> Option<Result<Vec<u8>, ApiError>> {
+            match (noun, verb) {
+                $(($noun, $verb) => Some(match decode::<$request>(body) {
+                    Ok(request) => {
+                        let patience = request.patience();
+                        let reply = tokio::time::timeout(patience, backend.$method(request)).await;
+                        reply.unwrap_or_else(|_| Err(too_slow(patience))).and_then(encode::<$request>)
+                    }
+                    Err(error) => Err(error),
+                }),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+/// Reads a request; an empty body stands for an empty request
+pub(crate) fn decode<R: Request>(body: &[u8]) -> Result<R, ApiError> {
+    let body = if body.is_empty() { b"{}" } else { body };
+    serde_json::from_slice(body).map_err(|error| {
+        ApiError::usage(
+            "bad-request",
+            format!("the request does not parse: {error}"),
+            "stoqctl and stoqd may be of different versions: compare with `stoqctl version`",
+        )
+    })
+}
+
+fn encode<R: Request>(body: R::Reply) -> Result<Vec<u8>, ApiError> {
+    serde_json::to_vec(&Envelope { schema: R::schema(), body }).map_err(|error| {
+        ApiError::failed(
+            "unprintable-reply",
+            format!("the reply cannot be written as JSON: {error}"),
+            "report it with the version of stoqd",
+        )
+    })
+}
+
+pub(crate) fn too_slow(patience: Duration) -> ApiError {
+    ApiError::timed_out(
+        format!("the operation took longer than {} s", patience.as_secs()),
+        "the log of stoqd may say what it waited for",
+    )
+}
+
+operations! {
+    /// The whole node on one screen
+    status_show(StatusShow) -> Status = "status" "show";
+    /// Who this node is
+    node_show(NodeShow) -> NodeShown = "node" "show";
+    /// The peers this node knows
+    node_list(NodeList) -> NodeListed = "node" "list";
+    /// Remembers a peer and its address, durably
+    node_add(NodeAdd) -> NodeAdded = "node" "add";
+    /// Forgets a peer that was added or enrolled
+    node_remove(NodeRemove) -> NodeRemoved = "node" "remove";
+    /// Makes a one-time join token for a named node
+    node_token_create(NodeTokenCreate) -> NodeTokenCreated = "node" "token-create";
+    /// Enrols this node with another and switches to the new identity
+    node_join(NodeJoin) -> NodeJoined = "node" "join", patience |_| PATIENCE_LONG;
+    /// Sessions now held
+    session_list(SessionList) -> SessionListed = "session" "list";
+    /// One session with its connections and flows
+    session_show(SessionShow) -> SessionShown = "session" "show";
+    /// Ends a session and its flows
+    session_close(SessionClose) -> SessionClosed = "session" "close";
+    /// Replaces a session's connections, make before break
+    session_replace(SessionReplace) -> SessionReplaced = "session" "replace";
+    /// Connections now held
+    connection_list(ConnectionList) -> ConnectionListed = "connection" "list";
+    /// One connection
+    connection_show(ConnectionShow) -> ConnectionShown = "connection" "show";
+    /// The workers and where they run
+    worker_list(WorkerList) -> WorkerListed = "worker" "list";
+    /// One worker with everything it counts
+    worker_show(WorkerShow) -> WorkerShown = "worker" "show";
+    /// Bound addresses
+    listener_list(ListenerList) -> ListenerListed = "listener" "list";
+    /// Publishes a local socket under a name; kept across restarts
+    service_publish(ServicePublish) -> ServicePublished = "service" "publish";
+    /// Offers another node's service at a local socket; kept across restarts
+    service_attach(ServiceAttach) -> ServiceAttached = "service" "attach";
+    /// What is published and attached
+    service_list(ServiceList) -> ServiceListed = "service" "list";
+    /// Ends a publication or an attachment
+    service_remove(ServiceRemove) -> ServiceRemoved = "service" "remove";
+    /// The configuration in force, and what in it is not the default
+    config_show(ConfigShow) -> ConfigShown = "config" "show";
+    /// What a reload would change
+    config_diff(ConfigDiff) -> ConfigDiffed = "config" "diff";
+    /// Applies what can be applied without touching connections
+    config_reload(ConfigReload) -> ConfigReloaded = "config" "reload";
+    /// The manual text of one key
+    config_explain(ConfigExplain) -> ConfigExplained = "config" "explain";
+    /// The log level in force
+    log_level_get(LogLevelGet) -> LogLevel = "log" "level-get";
+    /// Changes the log level, for a while or until the restart
+    log_level_set(LogLevelSet) -> LogLevelWasSet = "log" "level-set";
+    /// Refuses new work, lets flows finish, closes connections
+    drain(Drain) -> Drained = "drain" "run", patience Drain::patience_needed;
+    /// What runs
+    version_show(VersionShow) -> VersionShown = "version" "show";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_operations_share_a_path() {
+        let mut paths: Vec<_> = OPERATIONS.to_vec();
+        paths.push((CopyRun::NOUN, CopyRun::VERB));
+        let all = paths.len();
+        paths.sort_unstable();
+        paths.dedup();
+        assert_eq!(paths.len(), all);
+    }
+
+    #[test]
+    fn the_schema_comes_first_in_an_envelope() {
+        let envelope =
+            Envelope { schema: schema("node", "list"), body: NodeListed { peers: Vec::new() } };
+        assert_eq!(
+            serde_json::to_string(&envelope).unwrap(),
+            r#"{"schema":"stoqctl.node.list/1","peers":[]}"#
+        );
+    }
+}

@@ -1,0 +1,21 @@
+//! The admin interface between `stoqd` and whoever operates it: the JSON types of every operation, the
+//! server on a Unix socket, the client that `stoqctl` uses, and `/metrics`, `/healthz` and `/readyz` on a
+//! TCP listener. Not the operations themselves: `stoqd` implements [`Backend`].
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+mod client;
+mod error;
+mod listen;
+mod metrics;
+mod server;
+mod text;
+
+pub use api::Backend;
+pub use client::{Client, ClientError};
+pub use error::{ApiError, ExitCode};
+pub use listen::{AdminSocket, BindError, bind_metrics};
+pub use metrics::{MetricsError, NodeGauges, render as render_metrics};
+pub use server::{ServerLimits, serve, serve_metrics};
+pub use text::{ANY_ENROLLED, Id, parse_allow, parse_duration, parse_remote_address, show_allow};

@@ -1,0 +1,346 @@
+//! `/metrics`: the workers' counters and a few facts about the node as Prometheus text. Declares every
+//! metric once; reads the counters only when scraped, so the data plane pays nothing.
+
+use std::sync::Arc;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{CounterVec, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
+use stoq_interface::{Counter, DropReason, FlowError, PeerRefusal, STAGES, WorkerCounters};
+use thiserror::Error;
+
+/// Why metrics cannot be rendered: a mistake in this file, never in the input
+#[derive(Debug, Error)]
+#[error("cannot render the metrics: {0}")]
+pub struct MetricsError(#[from] prometheus::Error);
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Counts,
+    Level,
+}
+use Kind::{Counts, Level};
+
+/// Field of [`WorkerCounters`], metric, kind, help
+const WORKER: &[(&str, &str, Kind, &str)] = &[
+    ("turns", "stoq_worker_loop_turns_total", Counts, "Turns of the loop"),
+    ("sleeps", "stoq_worker_loop_sleeps_total", Counts, "Times the worker slept in the kernel"),
+    ("system_calls", "stoq_worker_system_calls_total", Counts, "System calls of the I/O provider"),
+    (
+        "datagrams_received",
+        "stoq_worker_datagrams_received_total",
+        Counts,
+        "UDP datagrams received",
+    ),
+    (
+        "bytes_received",
+        "stoq_worker_datagrams_received_bytes_total",
+        Counts,
+        "UDP payload received",
+    ),
+    ("trains_received", "stoq_worker_trains_received_total", Counts, "Receive completions"),
+    ("datagrams_sent", "stoq_worker_datagrams_sent_total", Counts, "UDP datagrams sent"),
+    ("bytes_sent", "stoq_worker_datagrams_sent_bytes_total", Counts, "UDP payload sent"),
+    ("trains_sent", "stoq_worker_trains_sent_total", Counts, "Sends, each one train"),
+    ("send_errors", "stoq_worker_sends_failed_total", Counts, "Sends that failed in the kernel"),
+    ("zero_copy_sends", "stoq_worker_zero_copy_sends_total", Counts, "Zero-copy sends asked for"),
+    (
+        "zero_copy_copied",
+        "stoq_worker_zero_copy_copied_total",
+        Counts,
+        "Zero-copy sends that the kernel copied all the same",
+    ),
+    (
+        "buffers_exhausted",
+        "stoq_worker_receive_buffers_exhausted_total",
+        Counts,
+        "Times the provided-buffer ring ran dry",
+    ),
+    (
+        "socket_overflows",
+        "stoq_worker_socket_overflowed_total",
+        Counts,
+        "Datagrams the kernel dropped because the socket's buffer was full",
+    ),
+    (
+        "handed_over",
+        "stoq_worker_datagrams_handed_over_total",
+        Counts,
+        "Datagrams passed to the worker that owns the connection",
+    ),
+    (
+        "connections_accepted",
+        "stoq_worker_connections_accepted_total",
+        Counts,
+        "Accepted connections whose handshake finished",
+    ),
+    (
+        "connections_dialled",
+        "stoq_worker_connections_dialled_total",
+        Counts,
+        "Dialled connections whose session was joined",
+    ),
+    (
+        "connections_closed",
+        "stoq_worker_connections_closed_total",
+        Counts,
+        "Connections that ended",
+    ),
+    ("connections_open", "stoq_worker_connections_open", Level, "Connections now held"),
+    ("half_open", "stoq_worker_handshakes_open", Level, "Handshakes now under way"),
+    ("retries_sent", "stoq_worker_retries_sent_total", Counts, "Retry packets sent"),
+    ("versions_sent", "stoq_worker_versions_sent_total", Counts, "Version negotiations sent"),
+    ("resets_sent", "stoq_worker_resets_sent_total", Counts, "Stateless resets sent"),
+    (
+        "replaced_for_packets",
+        "stoq_worker_connections_replaced_for_packets_total",
+        Counts,
+        "Connections replaced because of the packet limit of a key",
+    ),
+    (
+        "replaced_on_demand",
+        "stoq_worker_connections_replaced_on_demand_total",
+        Counts,
+        "Connections replaced on demand or for a drain",
+    ),
+    ("sessions_open", "stoq_worker_sessions_open", Level, "Sessions now held"),
+    ("flows_open", "stoq_worker_flows_open", Level, "Flows now held"),
+    ("flows_opened", "stoq_worker_flows_opened_total", Counts, "Flows opened by local programs"),
+    ("flows_accepted", "stoq_worker_flows_accepted_total", Counts, "Flows accepted from peers"),
+    (
+        "flow_bytes_sent",
+        "stoq_worker_flows_sent_bytes_total",
+        Counts,
+        "Flow bytes sent for the first time",
+    ),
+    (
+        "flow_bytes_resent",
+        "stoq_worker_flows_resent_bytes_total",
+        Counts,
+        "Flow bytes sent again on another connection",
+    ),
+    (
+        "flow_bytes_received",
+        "stoq_worker_flows_received_bytes_total",
+        Counts,
+        "Flow bytes received in order",
+    ),
+    (
+        "flow_bytes_duplicate",
+        "stoq_worker_flows_duplicate_bytes_total",
+        Counts,
+        "Flow bytes received that were already there",
+    ),
+    ("calls_made", "stoq_worker_calls_made_total", Counts, "Calls made"),
+    ("calls_answered", "stoq_worker_calls_answered_total", Counts, "Calls answered"),
+    ("packets_lost", "stoq_worker_packets_lost_total", Counts, "QUIC packets declared lost"),
+    (
+        "packets_lost_spurious",
+        "stoq_worker_packets_lost_spurious_total",
+        Counts,
+        "QUIC packets declared lost that arrived after all",
+    ),
+];
+
+const DROPPED: (&str, &str) =
+    ("stoq_worker_datagrams_dropped_total", "Datagrams that went no further, by cause");
+const REFUSED: (&str, &str) =
+    ("stoq_worker_peers_refused_total", "Peers refused in the handshake, by reason");
+const FLOWS_FAILED: (&str, &str) =
+    ("stoq_worker_flows_failed_total", "Flows that ended early, by cause");
+const STAGE: (&str, &str) =
+    ("stoq_worker_stage_seconds_total", "Time spent in each stage of the loop");
+
+/// What is true of the node as a whole when it is scraped
+#[derive(Clone, Debug, Default)]
+pub struct NodeGauges {
+    /// Whether the node is ready
+    pub ready: bool,
+    /// Whether the node drains
+    pub draining: bool,
+    /// Epoch of the snapshot in force
+    pub epoch: u64,
+    /// End of the certificate's validity, seconds since 1970; nothing without a certificate
+    pub certificate_not_after_seconds: Option<f64>,
+    /// Start of the process, seconds since 1970
+    pub started_at_seconds: f64,
+    /// Version of `stoqd`
+    pub version: String,
+}
+
+/// Renders everything as Prometheus text (exposition format 0.0.4)
+pub fn render(node: &NodeGauges, workers: &[Arc<WorkerCounters>]) -> Result<String, MetricsError> {
+    let registry = Registry::new();
+    registry.register(Box::new(WorkerCollector::new(workers)?))?;
+    register_node(&registry, node)?;
+    let mut text = String::with_capacity(64 << 10);
+    TextEncoder::new().encode_utf8(&registry.gather(), &mut text)?;
+    Ok(text)
+}
+
+fn register_node(registry: &Registry, node: &NodeGauges) -> Result<(), prometheus::Error> {
+    let mut facts = vec![
+        ("stoq_node_ready", "Whether the node is ready", f64::from(u8::from(node.ready))),
+        ("stoq_node_draining", "Whether the node drains", f64::from(u8::from(node.draining))),
+        ("stoq_node_snapshot_epoch", "Epoch of the snapshot in force", node.epoch as f64),
+        (
+            "stoq_node_start_timestamp_seconds",
+            "Start of the process, seconds since 1970",
+            node.started_at_seconds,
+        ),
+    ];
+    if let Some(end) = node.certificate_not_after_seconds {
+        facts.push((
+            "stoq_node_certificate_expiry_timestamp_seconds",
+            "End of the certificate's validity, seconds since 1970",
+            end,
+        ));
+    }
+    for (name, help, value) in facts {
+        let gauge = prometheus::Gauge::new(name, help)?;
+        gauge.set(value);
+        registry.register(Box::new(gauge))?;
+    }
+    let build = GaugeVec::new(Opts::new("stoq_node_build_info", "What runs"), &["version"])?;
+    build.with_label_values(&[node.version.as_str()]).set(1.0);
+    registry.register(Box::new(build))
+}
+
+/// The counters of all workers, as they are at the moment of the scrape
+struct WorkerCollector {
+    families: Vec<Box<dyn Collector>>,
+}
+
+impl WorkerCollector {
+    fn new(workers: &[Arc<WorkerCounters>]) -> Result<Self, prometheus::Error> {
+        let mut families = plain_families(workers)?;
+        let drops: Vec<_> = DropReason::ALL.iter().map(|reason| reason.label()).collect();
+        let refusals: Vec<_> = PeerRefusal::ALL.iter().map(|reason| reason.label()).collect();
+        let failures: Vec<_> = FlowError::ALL.iter().map(|reason| reason.label()).collect();
+        for (metric, label, values, field) in [
+            (
+                DROPPED,
+                "cause",
+                drops,
+                (|w| w.dropped.as_slice()) as fn(&WorkerCounters) -> &[Counter],
+            ),
+            (REFUSED, "reason", refusals, |w| w.refused.as_slice()),
+            (FLOWS_FAILED, "cause", failures, |w| w.flow_errors.as_slice()),
+        ] {
+            let family = IntCounterVec::new(Opts::new(metric.0, metric.1), &["worker", label])?;
+            for (index, worker) in workers.iter().enumerate() {
+                for (value, counter) in values.iter().zip(field(worker)) {
+                    let labels = [index.to_string(), (*value).to_owned()];
+                    family.with_label_values(&labels).inc_by(counter.get());
+                }
+            }
+            families.push(Box::new(family));
+        }
+        families.push(Box::new(stage_family(workers)?));
+        Ok(Self { families })
+    }
+}
+
+fn plain_families(
+    workers: &[Arc<WorkerCounters>],
+) -> Result<Vec<Box<dyn Collector>>, prometheus::Error> {
+    let values: Vec<Vec<(&str, u64)>> = workers.iter().map(|worker| worker.entries()).collect();
+    let mut families: Vec<Box<dyn Collector>> = Vec::with_capacity(WORKER.len() + 4);
+    for (field, name, kind, help) in WORKER {
+        let of_worker = |entries: &Vec<(&str, u64)>| {
+            entries.iter().find(|(entry, _)| entry == field).map(|(_, value)| *value)
+        };
+        let counters = IntCounterVec::new(Opts::new(*name, *help), &["worker"])?;
+        let levels = GaugeVec::new(Opts::new(*name, *help), &["worker"])?;
+        for (index, entries) in values.iter().enumerate() {
+            let Some(value) = of_worker(entries) else { continue };
+            let labels = [index.to_string()];
+            match kind {
+                Counts => counters.with_label_values(&labels).inc_by(value),
+                Level => levels.with_label_values(&labels).set(value as f64),
+            }
+        }
+        families.push(if *kind == Counts { Box::new(counters) } else { Box::new(levels) });
+    }
+    Ok(families)
+}
+
+fn stage_family(workers: &[Arc<WorkerCounters>]) -> Result<CounterVec, prometheus::Error> {
+    let family = CounterVec::new(Opts::new(STAGE.0, STAGE.1), &["worker", "stage"])?;
+    for (index, worker) in workers.iter().enumerate() {
+        for (stage, counter) in STAGES.iter().zip(&worker.stage_ns) {
+            let labels = [index.to_string(), (*stage).to_owned()];
+            family.with_label_values(&labels).inc_by(counter.get() as f64 / 1e9);
+        }
+    }
+    Ok(family)
+}
+
+impl Collector for WorkerCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.families.iter().flat_map(|family| family.desc()).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.families.iter().flat_map(|family| family.collect()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_counter_of_a_worker_has_exactly_one_metric() {
+        let entries = WorkerCounters::default().entries();
+        let fields: BTreeSet<_> = entries.iter().map(|(name, _)| *name).collect();
+        let declared: BTreeSet<_> = WORKER.iter().map(|(field, ..)| *field).collect();
+        assert_eq!(fields, declared);
+        let names: BTreeSet<_> = WORKER.iter().map(|(_, name, ..)| *name).collect();
+        assert_eq!(names.len(), WORKER.len());
+        for (_, name, kind, _) in WORKER {
+            assert_eq!(name.ends_with("_total"), *kind == Counts, "{name}");
+            assert!(name.starts_with("stoq_worker_"), "{name}");
+        }
+    }
+
+    #[test]
+    fn values_causes_and_stages_reach_the_text() {
+        let workers = [Arc::new(WorkerCounters::default()), Arc::new(WorkerCounters::default())];
+        workers[1].bytes_sent.add(1_452);
+        workers[1].connections_open.set(3);
+        workers[0].dropped[DropReason::BadToken.index()].add(7);
+        workers[0].refused[PeerRefusal::Expired.index()].add(2);
+        workers[0].flow_errors[FlowError::Busy.index()].add(5);
+        workers[1].stage_ns[0].add(1_500_000_000);
+        let node = NodeGauges {
+            ready: true,
+            certificate_not_after_seconds: Some(1_700_000_000.0),
+            version: "1.2.3".into(),
+            ..NodeGauges::default()
+        };
+        let text = render(&node, &workers).unwrap();
+        for line in [
+            "stoq_worker_datagrams_sent_bytes_total{worker=\"1\"} 1452",
+            "stoq_worker_connections_open{worker=\"1\"} 3",
+            "stoq_worker_datagrams_dropped_total{cause=\"bad_token\",worker=\"0\"} 7",
+            "stoq_worker_peers_refused_total{reason=\"expired\",worker=\"0\"} 2",
+            "stoq_worker_flows_failed_total{cause=\"busy\",worker=\"0\"} 5",
+            "stoq_worker_stage_seconds_total{stage=\"receive\",worker=\"1\"} 1.5",
+            "stoq_node_ready 1",
+            "stoq_node_certificate_expiry_timestamp_seconds 1700000000",
+            "stoq_node_build_info{version=\"1.2.3\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "missing: {line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_node_without_workers_still_renders() {
+        let text = render(&NodeGauges::default(), &[]).unwrap();
+        assert!(text.contains("stoq_node_ready 0"));
+        assert!(!text.contains("certificate_expiry"));
+    }
+}

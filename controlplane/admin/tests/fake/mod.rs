@@ -1,0 +1,483 @@
+//! A backend with fixed answers, for the tests of the admin interface and of `stoqctl`. It records what it
+//! was asked and can be told to fail, to be unready, or to hang; the server and the socket are the real ones.
+
+#![allow(dead_code, reason = "each test binary uses its own part of the fake")]
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use serde_json::Value;
+use stoq_admin::api::*;
+use stoq_admin::{AdminSocket, ApiError, Backend, Id, ServerLimits, serve};
+use stoq_config::Config;
+use stoq_interface::{
+    ConnectionStatus, DropReason, NodeId, SessionStatus, WorkerCounters, WorkerStatus,
+};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+
+/// A copy whose local path starts with this never ends by itself
+pub const HANGS: &str = "/hang";
+
+pub struct Fake {
+    pub ready: AtomicBool,
+    pub fail_with: Mutex<Option<ApiError>>,
+    pub asked: Mutex<Vec<(String, Value)>>,
+    pub flows_cut: Mutex<u64>,
+    pub changes: Mutex<Vec<ConfigChange>>,
+    pub copy_started: Notify,
+    pub copy_dropped: Arc<Notify>,
+    pub counters: Vec<Arc<WorkerCounters>>,
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        let counters = WorkerCounters::default();
+        counters.bytes_sent.add(3 << 30);
+        counters.dropped[DropReason::BadToken.index()].add(7);
+        Self {
+            ready: AtomicBool::new(true),
+            fail_with: Mutex::default(),
+            asked: Mutex::default(),
+            flows_cut: Mutex::default(),
+            changes: Mutex::default(),
+            copy_started: Notify::new(),
+            copy_dropped: Arc::new(Notify::new()),
+            counters: vec![Arc::new(counters)],
+        }
+    }
+}
+
+pub fn node(name: &str) -> NodeId {
+    NodeId::new(name).unwrap()
+}
+
+pub fn certificate() -> Certificate {
+    Certificate {
+        serial: "0badcafe".into(),
+        fingerprint: format!("sha256:{}", "ab".repeat(32)),
+        not_before: SystemTime::now() - Duration::from_secs(3_600),
+        not_after: SystemTime::now() + Duration::from_secs(20 * 3_600),
+    }
+}
+
+pub fn worker_status() -> WorkerStatus {
+    WorkerStatus {
+        index: 0,
+        core: Some(1),
+        node: Some(0),
+        io: stoq_interface::IoProvider::IoUring,
+        io_fallback: None,
+        gso_segments: 64,
+        gro: true,
+        zero_copy: false,
+        page_bytes: 2 << 20,
+        receive_buffer_bytes: 8 << 20,
+    }
+}
+
+pub fn session_status(id: u64, peer: &str) -> SessionStatus {
+    SessionStatus {
+        id,
+        worker: 0,
+        peer: node(peer),
+        dialled: true,
+        connections: 2,
+        flows: 3,
+        replacements: 1,
+        losses: 0,
+        bytes_sent: 5 << 20,
+        bytes_received: 1_024,
+        bytes_resent: 0,
+    }
+}
+
+fn connection_status(id: u64) -> ConnectionStatus {
+    ConnectionStatus {
+        id,
+        worker: 0,
+        peer: Some(node("beta")),
+        session: Some(0x1f),
+        remote: "[::1]:8444".parse().unwrap(),
+        dialled: true,
+        state: "active",
+        age: Duration::from_secs(3_725),
+        rtt: Duration::from_micros(180),
+        congestion_window_bytes: 1 << 20,
+        udp_payload_bytes: 1_452,
+        packets_sent: 100,
+        packets_received: 90,
+        packets_lost: 1,
+        packets_lost_spurious: 0,
+        bytes_sent: 145_200,
+        bytes_received: 130_680,
+        key_exchange: "X25519MLKEM768".into(),
+        epoch: 4,
+    }
+}
+
+fn peer() -> Peer {
+    Peer {
+        node: node("beta"),
+        address: Some("[fd00::2]:8444".parse().unwrap()),
+        source: PeerSource::Enrolled,
+        sessions: 1,
+    }
+}
+
+fn listener() -> Listener {
+    Listener { address: "[::1]:8444".parse().unwrap(), sockets: 1, steered: true }
+}
+
+fn published(request: Option<ServicePublish>) -> PublishedService {
+    let request = request.unwrap_or_else(|| ServicePublish {
+        name: "web".parse().unwrap(),
+        target: "[::1]:8080".parse().unwrap(),
+        allow: stoq_interface::Allow::AnyEnrolled,
+    });
+    PublishedService {
+        name: request.name,
+        target: request.target,
+        allow: request.allow,
+        origin: ServiceOrigin::Operator,
+        flows_open: 2,
+        flows_total: 40,
+    }
+}
+
+fn attachment(service: &str, from: NodeId, listen: &str) -> Attachment {
+    Attachment {
+        service: service.parse().unwrap(),
+        node: from,
+        listen: listen.parse().unwrap(),
+        origin: ServiceOrigin::Operator,
+        connected: true,
+        flows_open: 1,
+        flows_total: 9,
+    }
+}
+
+struct Dropped(Arc<Notify>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+impl Fake {
+    /// Records the request; fails where a failure was ordered
+    fn ask<R: Request + Serialize>(&self, request: &R) -> Result<(), ApiError> {
+        let name = format!("{}.{}", R::NOUN, R::VERB);
+        self.asked.lock().unwrap().push((name, serde_json::to_value(request).unwrap()));
+        match self.fail_with.lock().unwrap().clone() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// What was asked last
+    pub fn last(&self) -> (String, Value) {
+        self.asked.lock().unwrap().last().cloned().expect("something was asked")
+    }
+
+    fn sessions(&self) -> Vec<SessionStatus> {
+        vec![session_status(0x1f, "beta"), session_status(0x20, "gamma")]
+    }
+
+    /// Serves this backend at `path` until the returned guard goes
+    pub fn serve_at(self: &Arc<Self>, path: PathBuf) -> Served {
+        self.serve_with(path, ServerLimits::default())
+    }
+
+    pub fn serve_with(self: &Arc<Self>, path: PathBuf, limits: ServerLimits) -> Served {
+        let socket = AdminSocket::bind(&path).unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let backend = Arc::clone(self);
+        let task = tokio::spawn(serve(socket, backend, limits, async {
+            stopped.await.unwrap_or_default();
+        }));
+        Served { stop, task }
+    }
+}
+
+/// A running server
+pub struct Served {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Served {
+    pub async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.task.await.unwrap();
+    }
+}
+
+impl Backend for Fake {
+    async fn status_show(&self, request: StatusShow) -> Result<Status, ApiError> {
+        self.ask(&request)?;
+        let ready = self.ready.load(Ordering::SeqCst);
+        let problem = Problem {
+            code: "no-certificate".into(),
+            message: "this node has no certificate".into(),
+            remedy: "enrol it with `stoqctl node join`".into(),
+        };
+        Ok(Status {
+            ready,
+            draining: false,
+            problems: if ready { Vec::new() } else { vec![problem] },
+            node: Some(node("alpha")),
+            certificate: Some(certificate()),
+            epoch: 4,
+            version: "0.1.0".into(),
+            pid: 42,
+            started_at: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+            listeners: vec![listener()],
+            workers: vec![Worker::from(&worker_status())],
+            services_published: 1,
+            services_attached: 1,
+            totals: Totals::of(self.counters.iter().map(|counters| &**counters)),
+        })
+    }
+
+    async fn node_show(&self, request: NodeShow) -> Result<NodeShown, ApiError> {
+        self.ask(&request)?;
+        Ok(NodeShown {
+            node: node("alpha"),
+            certificate: Some(certificate()),
+            root_fingerprint: Some(format!("sha256:{}", "cd".repeat(32))),
+            issuer: Some(node("alpha")),
+            addresses: vec!["[::1]:8444".parse().unwrap()],
+        })
+    }
+
+    async fn node_list(&self, request: NodeList) -> Result<NodeListed, ApiError> {
+        self.ask(&request)?;
+        Ok(NodeListed { peers: vec![peer()] })
+    }
+
+    async fn node_add(&self, request: NodeAdd) -> Result<NodeAdded, ApiError> {
+        self.ask(&request)?;
+        let peer = Peer {
+            node: request.node,
+            address: Some(request.address),
+            source: PeerSource::Added,
+            sessions: 0,
+        };
+        Ok(NodeAdded { peer })
+    }
+
+    async fn node_remove(&self, request: NodeRemove) -> Result<NodeRemoved, ApiError> {
+        self.ask(&request)?;
+        Ok(NodeRemoved { peer: peer() })
+    }
+
+    async fn node_token_create(
+        &self,
+        request: NodeTokenCreate,
+    ) -> Result<NodeTokenCreated, ApiError> {
+        self.ask(&request)?;
+        Ok(NodeTokenCreated {
+            node: request.node,
+            token: "stoq-join-secret".into(),
+            expires_at: SystemTime::now() + Duration::from_secs(request.lifetime_seconds),
+            root_fingerprint: format!("sha256:{}", "cd".repeat(32)),
+        })
+    }
+
+    async fn node_join(&self, request: NodeJoin) -> Result<NodeJoined, ApiError> {
+        self.ask(&request)?;
+        Ok(NodeJoined {
+            node: node("beta"),
+            issuer: node("alpha"),
+            certificate: certificate(),
+            root_fingerprint: format!("sha256:{}", "cd".repeat(32)),
+        })
+    }
+
+    async fn session_list(&self, request: SessionList) -> Result<SessionListed, ApiError> {
+        self.ask(&request)?;
+        Ok(SessionListed::new(&request, &self.sessions()))
+    }
+
+    async fn session_show(&self, request: SessionShow) -> Result<SessionShown, ApiError> {
+        self.ask(&request)?;
+        let sessions = self.sessions();
+        let session = Session::from(request.session.find(&sessions)?);
+        let flow =
+            Flow { id: Id(7), service: "web".into(), legs: 2, bytes_sent: 10, bytes_received: 20 };
+        let connections = vec![Connection::from(&connection_status(0xa))];
+        Ok(SessionShown { session, connections, flows: vec![flow] })
+    }
+
+    async fn session_close(&self, request: SessionClose) -> Result<SessionClosed, ApiError> {
+        self.ask(&request)?;
+        let sessions = self.sessions();
+        Ok(SessionClosed { session: Session::from(request.session.find(&sessions)?) })
+    }
+
+    async fn session_replace(&self, request: SessionReplace) -> Result<SessionReplaced, ApiError> {
+        self.ask(&request)?;
+        let sessions = self.sessions();
+        let session = Session::from(request.session.find(&sessions)?);
+        Ok(SessionReplaced { session, replaced: 2 })
+    }
+
+    async fn connection_list(&self, request: ConnectionList) -> Result<ConnectionListed, ApiError> {
+        self.ask(&request)?;
+        Ok(ConnectionListed::new(&request, &[connection_status(0xa), connection_status(0xb)]))
+    }
+
+    async fn connection_show(&self, request: ConnectionShow) -> Result<ConnectionShown, ApiError> {
+        self.ask(&request)?;
+        match request.connection {
+            Id(0xa) => {
+                Ok(ConnectionShown { connection: Connection::from(&connection_status(0xa)) })
+            }
+            other => Err(ApiError::not_found("connection", other, "stoqctl connection list")),
+        }
+    }
+
+    async fn worker_list(&self, request: WorkerList) -> Result<WorkerListed, ApiError> {
+        self.ask(&request)?;
+        Ok(WorkerListed { workers: vec![Worker::from(&worker_status())] })
+    }
+
+    async fn worker_show(&self, request: WorkerShow) -> Result<WorkerShown, ApiError> {
+        self.ask(&request)?;
+        match self.counters.get(request.index) {
+            Some(counters) => Ok(WorkerShown::new(&worker_status(), counters)),
+            None => Err(ApiError::not_found("worker", request.index, "stoqctl worker list")),
+        }
+    }
+
+    async fn listener_list(&self, request: ListenerList) -> Result<ListenerListed, ApiError> {
+        self.ask(&request)?;
+        Ok(ListenerListed { listeners: vec![listener()] })
+    }
+
+    async fn service_publish(&self, request: ServicePublish) -> Result<ServicePublished, ApiError> {
+        self.ask(&request)?;
+        Ok(ServicePublished { service: published(Some(request)) })
+    }
+
+    async fn service_attach(&self, request: ServiceAttach) -> Result<ServiceAttached, ApiError> {
+        self.ask(&request)?;
+        let listen = request.listen.to_string();
+        let attachment = attachment(request.service.as_str(), request.node, &listen);
+        Ok(ServiceAttached { attachment })
+    }
+
+    async fn service_list(&self, request: ServiceList) -> Result<ServiceListed, ApiError> {
+        self.ask(&request)?;
+        let attached = attachment("db", node("beta"), "unix:/run/db.sock");
+        Ok(ServiceListed { published: vec![published(None)], attached: vec![attached] })
+    }
+
+    async fn service_remove(&self, request: ServiceRemove) -> Result<ServiceRemoved, ApiError> {
+        self.ask(&request)?;
+        Ok(match request.node {
+            None => ServiceRemoved { published: Some(published(None)), attached: Vec::new() },
+            Some(from) => ServiceRemoved {
+                published: None,
+                attached: vec![attachment("db", from, "unix:/run/db.sock")],
+            },
+        })
+    }
+
+    async fn config_show(&self, request: ConfigShow) -> Result<ConfigShown, ApiError> {
+        self.ask(&request)?;
+        let text = "[node]\nname = \"alpha\"\n";
+        let config = Config::parse("stoqd.toml", text).unwrap();
+        Ok(ConfigShown::new(Some("/etc/stoq/stoqd.toml".into()), &config))
+    }
+
+    async fn config_diff(&self, request: ConfigDiff) -> Result<ConfigDiffed, ApiError> {
+        self.ask(&request)?;
+        Ok(ConfigDiffed { changes: self.changes.lock().unwrap().clone() })
+    }
+
+    async fn config_reload(&self, request: ConfigReload) -> Result<ConfigReloaded, ApiError> {
+        self.ask(&request)?;
+        let (applied, pending) = self
+            .changes
+            .lock()
+            .unwrap()
+            .clone()
+            .into_iter()
+            .partition(|change: &ConfigChange| change.reloadable);
+        Ok(ConfigReloaded { applied, pending, epoch: 5 })
+    }
+
+    async fn config_explain(&self, request: ConfigExplain) -> Result<ConfigExplained, ApiError> {
+        self.ask(&request)?;
+        Ok(ConfigExplained { key: request.key, text: "The name.".into() })
+    }
+
+    async fn log_level_get(&self, request: LogLevelGet) -> Result<LogLevel, ApiError> {
+        self.ask(&request)?;
+        Ok(LogLevel { level: "info".into(), reverts_at: None })
+    }
+
+    async fn log_level_set(&self, request: LogLevelSet) -> Result<LogLevelWasSet, ApiError> {
+        self.ask(&request)?;
+        let reverts_at =
+            request.for_seconds.map(|seconds| SystemTime::now() + Duration::from_secs(seconds));
+        Ok(LogLevelWasSet { level: request.level, previous: "info".into(), reverts_at })
+    }
+
+    async fn drain(&self, request: Drain) -> Result<Drained, ApiError> {
+        self.ask(&request)?;
+        Ok(Drained {
+            flows_cut: *self.flows_cut.lock().unwrap(),
+            connections_closed: 2,
+            seconds: 0.5,
+        })
+    }
+
+    async fn version_show(&self, request: VersionShow) -> Result<VersionShown, ApiError> {
+        self.ask(&request)?;
+        Ok(VersionShown {
+            version: "0.1.0".into(),
+            commit: None,
+            protocols: vec!["stoq/1.0".into()],
+        })
+    }
+
+    async fn copy_run(
+        &self,
+        request: CopyRun,
+        progress: ProgressSink,
+    ) -> Result<CopyDone, ApiError> {
+        let _dropped = Dropped(Arc::clone(&self.copy_dropped));
+        self.ask(&request)?;
+        progress.report(CopyProgress {
+            bytes_done: 512,
+            bytes_total: 1_024,
+            files_done: 0,
+            files_total: 1,
+            current: Some("a\u{1b}[31m".into()),
+            bytes_per_second: 512.0,
+        });
+        self.copy_started.notify_one();
+        if request.source.to_string().starts_with(HANGS) {
+            std::future::pending::<()>().await;
+        }
+        Ok(CopyDone {
+            bytes: 1_024,
+            bytes_resumed: 0,
+            files: 1,
+            files_verified: 1,
+            seconds: 2.0,
+            bytes_per_second: 512.0,
+        })
+    }
+
+    fn counters(&self) -> Vec<Arc<WorkerCounters>> {
+        self.counters.clone()
+    }
+}

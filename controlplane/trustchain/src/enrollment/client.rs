@@ -1,0 +1,238 @@
+//! The joining node's side of enrolment: key first, then one request to the one server whose root the token
+//! pins, then the identity on disk. Interrupted anywhere, it can be started again.
+
+use std::io;
+use std::net::SocketAddrV6;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use boring::ssl::Ssl;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use stoq_interface::NodeId;
+use tokio::net::TcpStream;
+use tokio_boring::{SslStream, SslStreamBuilder};
+
+use super::protocol::{
+    ENROLL_PATH, EnrollRequest, EnrollResponse, ErrorResponse, RESPONSE_LIMIT_BYTES, decode, encode,
+};
+use super::tls::client_context;
+use crate::certificate::hex;
+use crate::csr;
+use crate::node_identity::{Certificates, IdentityError, NodeIdentity, prepare_key};
+use crate::profile::node_dns_name;
+use crate::token::JoinToken;
+
+/// Time for connecting and again for the handshake
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for request and answer
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a node did not enrol
+#[derive(Debug, thiserror::Error)]
+pub enum EnrollError {
+    /// The token's time is over
+    #[error("the token has expired; ask for a new one (if it is fresh, compare the clocks)")]
+    TokenExpired,
+    /// The directory belongs to someone else
+    #[error(
+        "the directory holds the identity of node {node} under root {root}; choose another directory"
+    )]
+    OtherIdentity {
+        /// Whose
+        node: NodeId,
+        /// Under which root
+        root: String,
+    },
+    /// Nobody answers
+    #[error(
+        "cannot reach the authority at {address}: {source}; check the address and the firewall"
+    )]
+    Connect {
+        /// Where
+        address: SocketAddrV6,
+        /// What the kernel said
+        source: io::Error,
+    },
+    /// The server is not the one that made the token
+    #[error("the server at {address} is not the authority that made this token: {reason}")]
+    Untrusted {
+        /// Where
+        address: SocketAddrV6,
+        /// Why
+        reason: String,
+    },
+    /// TLS or HTTP failed
+    #[error("the exchange with {address} failed: {reason}; the key is kept, try again")]
+    Exchange {
+        /// Where
+        address: SocketAddrV6,
+        /// Why
+        reason: String,
+    },
+    /// The authority refused
+    #[error("the authority refused ({code}): {message}")]
+    Refused {
+        /// Stable code
+        code: String,
+        /// Cause and remedy
+        message: String,
+    },
+    /// The key, the certificates or their files
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+/// A node that has enrolled
+#[derive(Clone, Debug)]
+pub struct EnrolledIdentity {
+    /// Its identity, as stored
+    pub identity: NodeIdentity,
+    /// The authority's node
+    pub ca_node: NodeId,
+    /// Where that node answers over STOQ
+    pub ca_stoq_address: SocketAddrV6,
+}
+
+/// Enrols this node into `directory`.
+///
+/// `stoq_address` is where the node will listen. The key is made, private and durable, before anything is
+/// sent; it stays here. Where the directory already holds a valid identity of this node under the token's
+/// root, nothing is sent. After a lost answer the token is spent: a new one continues with the same key.
+pub async fn enroll(
+    token: &JoinToken,
+    stoq_address: SocketAddrV6,
+    directory: &Path,
+    now: SystemTime,
+) -> Result<EnrolledIdentity, EnrollError> {
+    let enrolled = |identity| EnrolledIdentity {
+        identity,
+        ca_node: token.ca_node.clone(),
+        ca_stoq_address: token.ca_stoq_address,
+    };
+    if let Some(identity) = present(token, directory, now)? {
+        return Ok(enrolled(identity));
+    }
+    if now > token.expires {
+        return Err(EnrollError::TokenExpired);
+    }
+    let key = prepare_key(directory)?;
+    let csr = csr::request(&key).map_err(IdentityError::from)?;
+    let request = EnrollRequest {
+        token_id: token.id(),
+        secret: hex(&token.secret[..]),
+        csr_der: encode(&csr),
+        stoq_address,
+    };
+    let failed = |reason: String| EnrollError::Exchange { address: token.ca_address, reason };
+    let body = serde_json::to_vec(&request).map_err(|error| failed(error.to_string()))?;
+    let (status, body) = exchange(token, Method::POST, ENROLL_PATH, body, now).await?;
+    if status != StatusCode::OK {
+        return Err(match serde_json::from_slice::<ErrorResponse>(&body) {
+            Ok(ErrorResponse { error }) => {
+                EnrollError::Refused { code: error.code, message: error.message }
+            }
+            Err(_) => failed(format!("status {status} without a reason")),
+        });
+    }
+    let response: EnrollResponse =
+        serde_json::from_slice(&body).map_err(|error| failed(error.to_string()))?;
+    let [leaf, issuing] = response.chain.as_slice() else {
+        return Err(failed(format!("{} certificates instead of two", response.chain.len())));
+    };
+    let octets = |text: &String| decode(text).ok_or_else(|| failed("damaged base64".into()));
+    let (leaf, issuing, root) = (octets(leaf)?, octets(issuing)?, octets(&response.root)?);
+    let certificates = Certificates { leaf_der: &leaf, issuing_der: &issuing, root_der: &root };
+    let pinned = &token.root_fingerprint;
+    let identity = NodeIdentity::store(directory, &token.node, &certificates, pinned, now)?;
+    Ok(enrolled(identity))
+}
+
+/// The identity the directory already holds, if it is the one the token would give
+fn present(
+    token: &JoinToken,
+    directory: &Path,
+    now: SystemTime,
+) -> Result<Option<NodeIdentity>, EnrollError> {
+    match NodeIdentity::load(directory, now) {
+        Ok(identity) => {
+            let (node, root) = (&identity.identity().node, identity.root_fingerprint());
+            if *node != token.node || root != token.root_fingerprint {
+                let (node, root) = (node.clone(), root.to_string());
+                return Err(EnrollError::OtherIdentity { node, root });
+            }
+            Ok(Some(identity))
+        }
+        // Nothing there, or nothing that is still good: that is what enrolling is for.
+        Err(IdentityError::Absent { .. } | IdentityError::Chain(_)) => Ok(None),
+        Err(other) => Err(other.into()),
+    }
+}
+
+/// One request to the authority and its answer
+pub(super) async fn exchange(
+    token: &JoinToken,
+    method: Method,
+    path: &str,
+    body: Vec<u8>,
+    now: SystemTime,
+) -> Result<(StatusCode, Bytes), EnrollError> {
+    let address = token.ca_address;
+    let failed = |reason: String| EnrollError::Exchange { address, reason };
+    let tls = connect(token, now).await?;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(HOST, node_dns_name(&token.ca_node))
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|error| failed(error.to_string()))?;
+    let answered = async {
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
+        let connection = tokio::spawn(connection);
+        let answer = async {
+            let (head, body) = sender.send_request(request).await?.into_parts();
+            let body = Limited::new(body, RESPONSE_LIMIT_BYTES).collect().await?;
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((head.status, body.to_bytes()))
+        };
+        let answer = answer.await;
+        // The answer is complete, or lost: either way nothing more is wanted of the connection.
+        connection.abort();
+        answer
+    };
+    match tokio::time::timeout(EXCHANGE_TIMEOUT, answered).await {
+        Ok(answered) => answered.map_err(|error| failed(error.to_string())),
+        Err(_elapsed) => Err(failed("no answer in time".into())),
+    }
+}
+
+/// Connects to the authority; after this it is known to be the token's
+async fn connect(token: &JoinToken, now: SystemTime) -> Result<SslStream<TcpStream>, EnrollError> {
+    let address = token.ca_address;
+    let failed = |reason: String| EnrollError::Exchange { address, reason };
+    let unreachable = |source| EnrollError::Connect { address, source };
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
+    let stream =
+        stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(unreachable)?;
+    let name = node_dns_name(&token.ca_node);
+    let (context, reason) = client_context(token.root_fingerprint, name.clone(), now)
+        .map_err(|error| failed(error.to_string()))?;
+    let mut ssl = Ssl::new(&context).map_err(|error| failed(error.to_string()))?;
+    ssl.set_hostname(&name).map_err(|error| failed(error.to_string()))?;
+    let handshake = SslStreamBuilder::new(ssl, stream).connect();
+    match tokio::time::timeout(CONNECT_TIMEOUT, handshake).await {
+        Ok(Ok(tls)) => Ok(tls),
+        Ok(Err(error)) => Err(match reason.get() {
+            Some(reason) => EnrollError::Untrusted { address, reason: reason.clone() },
+            None => failed(error.to_string()),
+        }),
+        Err(_elapsed) => Err(failed("no TLS handshake in time".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

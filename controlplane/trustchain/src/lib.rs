@@ -1,0 +1,32 @@
+//! Identity: roots, issuing authorities, node certificates and the enrolment of a node with a one-time join
+//! token. Time is passed in; configuration and environment are read elsewhere. The transparency log,
+//! rotation, revocation and hardware signers are later rooms of this crate and are not here.
+
+#![forbid(unsafe_code)]
+
+pub mod authority;
+pub mod certificate;
+pub mod chain;
+pub mod csr;
+pub mod enrollment;
+mod files;
+pub mod issue;
+pub mod keys;
+pub mod ledger;
+mod lint;
+pub mod node_identity;
+pub mod profile;
+pub mod registry;
+pub mod root;
+pub mod signer;
+pub mod token;
+
+pub use authority::{Authority, install_issuing, issuing_csr, sign_issuing};
+pub use certificate::Fingerprint;
+pub use issue::Issued;
+pub use keys::{KeyKind, KeyPair};
+pub use node_identity::NodeIdentity;
+pub use profile::{Ipv6Subtree, Profile, Subject};
+pub use registry::{EnrolledNode, Registry};
+pub use root::{Root, init_root};
+pub use token::{JoinToken, TokenGrant, TokenStore};
