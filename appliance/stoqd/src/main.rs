@@ -1,0 +1,229 @@
+//! The daemon: composition root only. It reads configuration and environment, builds the planes, serves the
+//! admin interface, and ends cleanly. What the planes do is theirs.
+
+#![forbid(unsafe_code)]
+
+mod backend;
+mod bridge;
+mod command_line;
+mod copy;
+mod identity;
+mod logging;
+mod node;
+mod notify;
+mod peers;
+mod reload;
+mod services;
+mod state;
+mod transfers;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use clap::Parser as _;
+use stoq_admin::{AdminSocket, ServerLimits, bind_metrics, serve, serve_metrics};
+use stoq_config::Role;
+use stoq_trustchain::enrollment::{EnrollmentServer, EnrollmentSettings};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use backend::Admin;
+use command_line::{Command, CommandLine, Loaded};
+use identity::Source;
+use node::{Node, Start};
+
+/// Time SIGTERM gives flows to finish
+const TERMINATE_TIMEOUT: Duration = Duration::from_secs(10);
+
+fn main() -> ExitCode {
+    match run(CommandLine::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            say_error(&message);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the one place where stoqd speaks before and after its log")]
+fn say_error(message: &str) {
+    eprintln!("stoqd: {message}");
+}
+
+#[expect(clippy::print_stdout, reason = "the output of the commands that are not the daemon")]
+fn say(text: &str) {
+    print!("{text}");
+}
+
+fn run(command: Command) -> Result<(), String> {
+    match command {
+        Command::DefaultConfig => say(stoq_config::DEFAULT_FILE),
+        Command::Version { json: true } => {
+            let version = command_line::version();
+            let text = serde_json::to_string(&stoq_admin::api::Envelope {
+                schema: "stoqd.version/1".into(),
+                body: version,
+            });
+            say(&format!("{}\n", text.map_err(|error| error.to_string())?));
+        }
+        Command::Version { json: false } => {
+            say(&format!("stoqd {}\n", command_line::version().version));
+        }
+        Command::Check(file) => say(&command_line::describe(&command_line::load(file.config)?)),
+        Command::Topology(file) => {
+            say(&command_line::topology(&command_line::load(file.config)?.config));
+        }
+        Command::Run(file) => return serve_node(command_line::load(file.config)?),
+    }
+    Ok(())
+}
+
+fn serve_node(loaded: Loaded) -> Result<(), String> {
+    let logging = logging::start(loaded.config.log.format, &loaded.config.log.filter)?;
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("stoqd-services")
+        .build()
+        .map_err(|error| format!("the runtime could not be started: {error}"))?;
+    let outcome = runtime.block_on(serve_until_told(loaded, Arc::new(logging)));
+    // Blocking work, such as a copy's file thread, is not waited for longer than this.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    outcome
+}
+
+/// Thousands of bridged sockets need as many descriptors
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+}
+
+async fn serve_until_told(
+    loaded: Loaded,
+    logging: Arc<logging::Logging>,
+) -> Result<(), String> {
+    let Loaded { config, placement, file } = loaded;
+    let socket = placement.admin_socket.clone();
+    let metrics_address = config.listen.metrics;
+    let admin_socket = AdminSocket::bind(&socket).map_err(|error| error.to_string())?;
+    let start = Start { config, config_file: file, placement, logging };
+    // Starting blocks on the worker threads: off the runtime's own threads.
+    let node = tokio::task::spawn_blocking(|| Node::start(start))
+        .await
+        .map_err(|error| error.to_string())?
+        .map_err(|error| error.to_string())?;
+    let (stop, stopped) = watch::channel(false);
+    let stopping = || {
+        let mut stopped = stopped.clone();
+        async move {
+            // An error means the sender is gone, which is the end as well.
+            let _ = stopped.wait_for(|stop| *stop).await;
+        }
+    };
+    let mut tasks = tokio::task::JoinSet::new();
+    start_enrollment(&node, &mut tasks, stopping())?;
+    node.restore().await.map_err(|error| error.to_string())?;
+    tasks.spawn(transfers_until(Arc::clone(&node), stopping()));
+    tasks.spawn(certificates_until(Arc::clone(&node), stopping()));
+    let admin = Arc::new(Admin(Arc::clone(&node)));
+    let limits = ServerLimits::default();
+    tasks.spawn(serve(admin_socket, Arc::clone(&admin), limits.clone(), stopping()));
+    if let Some(address) = metrics_address {
+        let listener = bind_metrics(address).map_err(|error| error.to_string())?;
+        tasks.spawn(serve_metrics(listener, Arc::clone(&admin), limits, stopping()));
+    }
+    tracing::info!(
+        node = %node.name(),
+        stoq = %node.endpoint.local_address(),
+        admin = %socket.display(),
+        workers = node.endpoint.workers().len(),
+        "ready"
+    );
+    notify::tell("READY=1");
+    let outcome = heed_signals(&node, &admin).await;
+    notify::tell("STOPPING=1");
+    // The receivers are the tasks: if all have ended, nobody needs to be told.
+    let _ = stop.send(true);
+    while tasks.join_next().await.is_some() {}
+    node.endpoint.stop();
+    outcome
+}
+
+fn start_enrollment(
+    node: &Arc<Node>,
+    tasks: &mut tokio::task::JoinSet<()>,
+    stopping: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), String> {
+    let config = node.config.load_full();
+    let (Source::Own(own), Some(listen)) = (node.identities().source, config.listen.enrollment)
+    else {
+        return Ok(());
+    };
+    if !config.node.roles.contains(&Role::Trustchain) {
+        return Ok(());
+    }
+    let server = EnrollmentServer::bind(
+        EnrollmentSettings::new(listen),
+        own.subject().clone(),
+        own.authority,
+        own.tokens,
+        own.registry,
+        Arc::new(SystemTime::now),
+    )
+    .map_err(|error| error.to_string())?;
+    let bound = server.local_address();
+    *node.enrollment.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(bound);
+    tasks.spawn(server.run(stopping));
+    Ok(())
+}
+
+async fn transfers_until(node: Arc<Node>, stopping: impl Future<Output = ()>) {
+    tokio::select! {
+        () = transfers::serve(node) => {}
+        () = stopping => {}
+    }
+}
+
+async fn certificates_until(node: Arc<Node>, stopping: impl Future<Output = ()>) {
+    tokio::select! {
+        () = node.keep_certificate() => {}
+        () = stopping => {}
+    }
+}
+
+/// SIGTERM and SIGINT drain and end; SIGHUP reads the configuration again
+async fn heed_signals(node: &Arc<Node>, admin: &Admin) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("signals cannot be received: {error}");
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => match admin.reload().await {
+                Ok(done) => tracing::info!(
+                    applied = done.applied.len(), pending = done.pending.len(), "configuration reloaded"
+                ),
+                Err(error) => tracing::error!(%error, "the configuration was not reloaded"),
+            },
+        }
+    }
+    tracing::info!("draining");
+    let drained = tokio::select! {
+        drained = node.drain(TERMINATE_TIMEOUT) => Some(drained),
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    match drained {
+        Some((0, connections)) => tracing::info!(connections, "drained"),
+        Some((flows, _)) => tracing::warn!(flows, "flows were cut at the end of the drain"),
+        None => tracing::warn!("told again to stop: flows are cut"),
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! Peers: where they are, and the one session kept with each. A session is dialled when first needed and
+//! dialled anew when it has ended.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddrV6;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use stoq::{ConnectError, Endpoint, NodeId, Session};
+use stoq_admin::api::PeerSource;
+
+/// Time a session may take to begin
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// Why a peer cannot be reached
+#[derive(Debug, thiserror::Error)]
+pub enum ReachError {
+    /// Nobody said where it is
+    #[error("no address of node {0} is known; add it with `stoqctl node add {0} [ADDRESS]:PORT`")]
+    NoAddress(NodeId),
+    /// It did not answer, or one side refused the other
+    #[error("node {node} at {address}: {cause}")]
+    Connect {
+        /// The node
+        node: NodeId,
+        /// Where it was sought
+        address: SocketAddrV6,
+        /// Why not
+        cause: ConnectError,
+    },
+    /// It did not answer in time
+    #[error("node {node} at {address} did not answer within {} s", CONNECT_TIMEOUT.as_secs())]
+    TimedOut {
+        /// The node
+        node: NodeId,
+        /// Where it was sought
+        address: SocketAddrV6,
+    },
+}
+
+type Slot = Arc<tokio::sync::Mutex<Option<Session>>>;
+
+/// The peers of this node
+#[derive(Debug)]
+pub struct Peers {
+    endpoint: Endpoint,
+    addresses: Mutex<BTreeMap<NodeId, (SocketAddrV6, PeerSource)>>,
+    /// One slot per peer: whoever comes second waits for the first one's dialling
+    sessions: Mutex<HashMap<NodeId, Slot>>,
+}
+
+impl Peers {
+    /// No peers yet
+    pub fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint, addresses: Mutex::default(), sessions: Mutex::default() }
+    }
+
+    /// Says where a peer is
+    pub fn insert(&self, node: NodeId, address: SocketAddrV6, source: PeerSource) {
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        addresses.insert(node, (address, source));
+    }
+
+    /// Forgets a peer; where it was known from, and its address
+    pub fn remove(&self, node: &NodeId) -> Option<(SocketAddrV6, PeerSource)> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).remove(node)
+    }
+
+    /// Forgets the peers of one source
+    pub fn remove_source(&self, source: PeerSource) {
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        addresses.retain(|_, (_, known)| *known != source);
+    }
+
+    /// Where a peer is
+    pub fn get(&self, node: &NodeId) -> Option<(SocketAddrV6, PeerSource)> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).get(node).copied()
+    }
+
+    /// Every peer, by name
+    pub fn all(&self) -> BTreeMap<NodeId, (SocketAddrV6, PeerSource)> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn slot(&self, node: &NodeId) -> Slot {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(sessions.entry(node.clone()).or_default())
+    }
+
+    /// The session with a peer, dialled where there is none
+    pub async fn session(&self, node: &NodeId) -> Result<Session, ReachError> {
+        let slot = self.slot(node);
+        let mut held = slot.lock().await;
+        if let Some(session) = &*held {
+            let number = session.number();
+            if self.endpoint.sessions().await.iter().any(|status| status.id == number) {
+                return Ok(session.clone());
+            }
+            *held = None;
+        }
+        let (address, _) = self.get(node).ok_or_else(|| ReachError::NoAddress(node.clone()))?;
+        let connecting = self.endpoint.connect(address, node);
+        let session = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(Ok(session)) => session,
+            Ok(Err(cause)) => {
+                return Err(ReachError::Connect { node: node.clone(), address, cause });
+            }
+            Err(_) => return Err(ReachError::TimedOut { node: node.clone(), address }),
+        };
+        *held = Some(session.clone());
+        Ok(session)
+    }
+
+    /// Forgets the sessions: the identity has changed
+    pub fn forget_sessions(&self) {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
