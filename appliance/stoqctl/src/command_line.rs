@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use stoq_admin::ApiError;
 
 use crate::commands::{
-    completion, config, connection, copy, drain, listener, log, node, root, service, session,
-    status, version, wait, worker,
+    completion, config, connection, copy, drain, listener, log, measure, node, root, service,
+    session, status, version, wait, worker,
 };
 use crate::context::Context;
 use crate::render::Report;
@@ -77,6 +77,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Service(service::Service),
     Copy(copy::Copy),
+    Measure(measure::Measure),
     /// The root of trust; works without stoqd
     #[command(subcommand)]
     Root(root::Root),
@@ -106,6 +107,7 @@ macro_rules! each {
             Command::Listener($noun) => $body,
             Command::Service($noun) => $body,
             Command::Copy($noun) => $body,
+            Command::Measure($noun) => $body,
             Command::Root($noun) => $body,
             Command::Config($noun) => $body,
             Command::Log($noun) => $body,

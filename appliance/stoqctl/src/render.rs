@@ -163,6 +163,13 @@ impl Output {
         }
     }
 
+    /// A sentence about something long that goes on; not for data
+    pub(crate) fn say(&self, sentence: &str) {
+        if !(self.json || self.quiet) {
+            talk(sentence);
+        }
+    }
+
     /// Shows how something long goes on
     pub(crate) fn progress(&self, schema: &str) -> Progress {
         if self.json {

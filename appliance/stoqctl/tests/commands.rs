@@ -115,6 +115,7 @@ const COMMANDS: &[(&str, &str, &str)] = &[
     ("service list", "", "service.list"),
     ("service remove", "web@beta", "service.remove"),
     ("copy", "/etc/hostname beta:/tmp/h", "copy.run"),
+    ("measure", "beta --bytes 1MiB", "measure.show"),
     ("root init", "--directory {}/root --offline", "root.init"),
     ("root fingerprint", "--directory {}/root", "root.fingerprint"),
     ("root request-issuing", "--directory {}/ca --out {}/ca.csr", "root.request-issuing"),

@@ -536,6 +536,15 @@ impl Backend for Admin {
         Ok(ServiceRemoved { published, attached: Vec::new() })
     }
 
+    async fn measure_start(&self, request: MeasureStart) -> Result<MeasureStarted, ApiError> {
+        self.0.refresh_enrolled();
+        self.0.measurements.start(&self.0, request).await
+    }
+
+    async fn measure_show(&self, request: MeasureShow) -> Result<MeasureShown, ApiError> {
+        self.0.measurements.show(&self.0, request.measurement).await
+    }
+
     async fn config_show(&self, _request: ConfigShow) -> Result<ConfigShown, ApiError> {
         Ok(ConfigShown::new(self.0.config_file.clone(), &self.0.config.load()))
     }

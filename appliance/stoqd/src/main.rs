@@ -9,6 +9,7 @@ mod command_line;
 mod copy;
 mod identity;
 mod logging;
+mod measure;
 mod node;
 mod notify;
 mod peers;
@@ -129,6 +130,7 @@ async fn serve_until_told(
     start_enrollment(&node, &mut tasks, stopping())?;
     node.restore().await.map_err(|error| error.to_string())?;
     tasks.spawn(transfers_until(Arc::clone(&node), stopping()));
+    tasks.spawn(measurements_until(Arc::clone(&node), stopping()));
     tasks.spawn(certificates_until(Arc::clone(&node), stopping()));
     let admin = Arc::new(Admin(Arc::clone(&node)));
     let limits = ServerLimits::default();
@@ -185,6 +187,13 @@ fn start_enrollment(
 async fn transfers_until(node: Arc<Node>, stopping: impl Future<Output = ()>) {
     tokio::select! {
         () = transfers::serve(node) => {}
+        () = stopping => {}
+    }
+}
+
+async fn measurements_until(node: Arc<Node>, stopping: impl Future<Output = ()>) {
+    tokio::select! {
+        () = measure::serve(node) => {}
         () = stopping => {}
     }
 }

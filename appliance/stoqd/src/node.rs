@@ -19,6 +19,7 @@ use stoq_trustchain::NodeIdentity;
 use crate::copy::Roots;
 use crate::identity::{self, OpenError, Source};
 use crate::logging::Logging;
+use crate::measure::{self, Measurements};
 use crate::peers::Peers;
 use crate::services::Services;
 use crate::state::{State, StateError};
@@ -74,6 +75,8 @@ pub struct Node {
     pub peers: Arc<Peers>,
     /// Services and attachments
     pub services: Services,
+    /// Measurements under way and done
+    pub measurements: Measurements,
     /// What an operator changed
     pub state: State,
     /// Where things are
@@ -131,6 +134,7 @@ impl Node {
         let peers = Arc::new(Peers::new(endpoint.clone()));
         Ok(Arc::new(Self {
             services: Services::new(endpoint.clone(), Arc::clone(&peers)),
+            measurements: Measurements::default(),
             endpoint,
             peers,
             state,
@@ -412,6 +416,11 @@ fn compose(
         && let Ok(copy) = ServiceName::new(stoq_config::COPY_SERVICE)
     {
         services.insert(copy, config.copy.allow.clone());
+    }
+    if config.transport().perf
+        && let Ok(name) = ServiceName::new(measure::SERVICE)
+    {
+        services.insert(name, Allow::AnyEnrolled);
     }
     ControlSnapshot {
         epoch,

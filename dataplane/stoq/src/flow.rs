@@ -45,8 +45,9 @@ impl Drop for Half {
 
 /// A reliable, ordered byte stream in both directions between a program here and a service of a peer.
 ///
-/// Dropped before [`Flow::finish`], the flow is reset with [`FlowError::Cancelled`]; dropped after it, what was
-/// written still arrives and what the peer still sends is thrown away.
+/// Dropped before [`Flow::finish`], the flow is reset with [`FlowError::Cancelled`], unless it was read to its
+/// end and never written; dropped after it, what was written still arrives and what the peer still sends is
+/// thrown away.
 #[derive(Debug)]
 pub struct Flow {
     reader: FlowReader,

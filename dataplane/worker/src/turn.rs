@@ -515,7 +515,13 @@ fn exchange(
     if let Some(reason) = port.wants_reset() {
         session.reset_flow(flow, reason);
     } else if port.is_abandoned() && !port.is_finished() {
-        session.reset_flow(flow, FlowError::Cancelled);
+        // A reader that has seen the end and never wrote has nothing to cancel.
+        let state = session.flow(flow)?;
+        if state.is_drained() && !state.has_written() {
+            session.finish(flow);
+        } else {
+            session.reset_flow(flow, FlowError::Cancelled);
+        }
     }
     if let Some(error) = session.flow(flow)?.error() {
         port.fail(error);

@@ -18,7 +18,7 @@ Ends with 7 when flows had to be cut because the time was up.
 Example:
   stoqctl drain --timeout 2m && systemctl restart stoqd")]
 pub(crate) struct Drain {
-    /// Time open flows get to finish
+    /// Time open flows get to finish, with its unit: 250ms, 30s, 10m
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     timeout: Duration,
 }

@@ -29,7 +29,7 @@ Examples:
     Set {
         /// error, warn, info, debug, trace, or directives such as info,stoq_transport=debug
         level: String,
-        /// Time after which the earlier level returns
+        /// Time after which the earlier level returns, with its unit: 30s, 10m or 24h
         #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
         for_time: Option<Duration>,
     },

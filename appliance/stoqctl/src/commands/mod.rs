@@ -7,6 +7,7 @@ pub(crate) mod copy;
 pub(crate) mod drain;
 pub(crate) mod listener;
 pub(crate) mod log;
+pub(crate) mod measure;
 pub(crate) mod node;
 pub(crate) mod root;
 pub(crate) mod service;

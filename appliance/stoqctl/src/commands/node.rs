@@ -62,7 +62,7 @@ Example:
     Create {
         /// The node that may enrol
         node: NodeId,
-        /// Time until the token expires
+        /// Time until the token expires, with its unit: 30s, 15m, 24h or 7d
         #[arg(long, value_name = "TIME", default_value = "15m", value_parser = parse_duration)]
         lifetime: Duration,
     },

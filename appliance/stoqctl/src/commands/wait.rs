@@ -24,7 +24,7 @@ Also waits for stoqd to start. Ends with 7 when the time is up.
 Example:
   stoqctl wait ready --timeout 30s && stoqctl service list")]
     Ready {
-        /// Time to wait at most
+        /// Time to wait at most, with its unit: 250ms, 30s, 10m, 24h or 7d
         #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
         timeout: Duration,
     },

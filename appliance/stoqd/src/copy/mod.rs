@@ -36,7 +36,7 @@ use stoq_transport::copy as wire;
 pub use error::CopyError;
 pub use roots::{Permission, Roots};
 pub use session::{pull, push, serve};
-pub use tally::{Problem, Progress, Summary};
+pub use tally::{Progress, Summary};
 
 /// What the caller of [`push`] or [`pull`] may choose
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

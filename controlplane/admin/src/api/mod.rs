@@ -4,6 +4,7 @@
 
 mod config;
 mod copy;
+mod measure;
 mod node;
 mod service;
 mod session;
@@ -25,6 +26,7 @@ pub use config::{
     ConfigReloaded, ConfigShow, ConfigShown, LogLevel, LogLevelGet, LogLevelSet, LogLevelWasSet,
 };
 pub use copy::{CopyDone, CopyEnd, CopyEvent, CopyOptions, CopyProgress, CopyRun, ProgressSink};
+pub use measure::{MeasureShow, MeasureShown, MeasureStart, MeasureStarted};
 pub use node::{
     Certificate, NodeAdd, NodeAdded, NodeJoin, NodeJoined, NodeList, NodeListed, NodeRemove,
     NodeRemoved, NodeShow, NodeShown, NodeTokenCreate, NodeTokenCreated, Peer, PeerSource,
@@ -236,6 +238,10 @@ operations! {
     service_list(ServiceList) -> ServiceListed = "service" "list";
     /// Ends a publication or an attachment
     service_remove(ServiceRemove) -> ServiceRemoved = "service" "remove";
+    /// Starts to measure between this node and another
+    measure_start(MeasureStart) -> MeasureStarted = "measure" "start";
+    /// How far a measurement is, and what it found
+    measure_show(MeasureShow) -> MeasureShown = "measure" "show";
     /// The configuration in force, and what in it is not the default
     config_show(ConfigShow) -> ConfigShown = "config" "show";
     /// What a reload would change

@@ -327,6 +327,25 @@ impl Backend for Fake {
         Ok(SessionReplaced { session, replaced: 2 })
     }
 
+    async fn measure_start(&self, request: MeasureStart) -> Result<MeasureStarted, ApiError> {
+        self.ask(&request)?;
+        Ok(MeasureStarted { measurement: Id(0x2a) })
+    }
+
+    async fn measure_show(&self, request: MeasureShow) -> Result<MeasureShown, ApiError> {
+        self.ask(&request)?;
+        Ok(MeasureShown {
+            done: true,
+            bytes: 1 << 20,
+            bytes_done: 1 << 20,
+            seconds: 0.5,
+            bits_per_second: Some(16_777_216.0),
+            verified: Some(true),
+            lost_bytes: Some(0),
+            ..MeasureShown::default()
+        })
+    }
+
     async fn connection_list(&self, request: ConnectionList) -> Result<ConnectionListed, ApiError> {
         self.ask(&request)?;
         Ok(ConnectionListed::new(&request, &[connection_status(0xa), connection_status(0xb)]))

@@ -84,6 +84,11 @@ impl Flow {
         self.sender.is_complete()
     }
 
+    /// The program has written something
+    pub fn has_written(&self) -> bool {
+        self.sender.retained_bytes() > 0 || self.sender.sent_bytes() > 0
+    }
+
     /// Bytes that may be written now, with at most `most` held
     pub fn writable_bytes(&self, most: u64) -> u64 {
         if self.error.is_some() || self.sender.is_finished() {

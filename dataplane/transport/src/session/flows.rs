@@ -180,6 +180,9 @@ impl Session {
     /// Removes a flow and lets its program know why; the program's handle outlives it
     fn drop_flow(&mut self, id: u64, reason: FlowError) {
         let Some(mut flow) = self.remove_flow(id) else { return };
+        if flow.error.is_none() {
+            self.counters.flow_errors[reason.index()] += 1;
+        }
         flow.fail(reason);
         flow.receiver = FlowReceiver::new(0, 0, 0);
         // Kept, empty, until the program releases it: it still has to learn the reason.
@@ -270,6 +273,7 @@ impl Session {
         if self.draining || peers >= self.limits.flows_per_session as u64 {
             let reason =
                 if self.draining { FlowError::Busy } else { FlowError::TooManyFlows };
+            self.counters.flow_errors[reason.index()] += 1;
             self.resets.insert(id, reason);
             self.send_frame(Some(link), Frame::FlowReset { flow: id, reason });
             self.bound_resets();
@@ -325,7 +329,9 @@ impl Session {
         end: bool,
     ) {
         let Some(flow) = self.flows.get_mut(&id) else {
-            if end {
+            // Of a reset flow the leg's opening and its end are answered, of a completed one every record:
+            // it comes again because the peer waits for a status that was lost.
+            if end || !self.resets.contains_key(&id) {
                 self.answer_forgotten(link, id);
             }
             return;

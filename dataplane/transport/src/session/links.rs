@@ -235,6 +235,9 @@ impl Session {
         let reason = self.link_mut(id).map_or(CloseReason::Replaced, |l| l.reason);
         self.command(id, LinkCommand::Close(reason));
         self.forget_link(id);
+        // Closing overtakes frames that the transport has not yet delivered.
+        self.send_again_control_state();
+        self.pump_all();
     }
 
     pub(super) fn close_overdue_links(&mut self, now: Instant) {
@@ -319,6 +322,9 @@ impl Session {
             if flow.last_link == Some(id) {
                 flow.last_link = None;
             }
+            // The status that completes the flow may have gone with the link, from a peer that has forgotten
+            // the flow since: sending the end again makes it answer.
+            flow.sender.lose_end();
             let Some(index) = flow.legs.iter().position(|leg| leg.link == id) else { continue };
             let leg = flow.legs.swap_remove(index);
             for (offset, length, end) in leg.outstanding {

@@ -136,6 +136,8 @@ pub struct SessionCounters {
     pub replacements: u64,
     /// Links lost
     pub losses: u64,
+    /// Flows that ended early, by [`FlowError::index`]
+    pub flow_errors: [u64; FlowError::ALL.len()],
 }
 
 /// One session
@@ -340,6 +342,9 @@ impl Session {
         let flows: Vec<u64> = self.flows.keys().copied().collect();
         for id in flows {
             if let Some(flow) = self.flows.get_mut(&id) {
+                if flow.error.is_none() {
+                    self.counters.flow_errors[FlowError::SessionLost.index()] += 1;
+                }
                 flow.fail(FlowError::SessionLost);
                 self.outputs.push_back(Output::Touched { flow: id });
             }

@@ -194,6 +194,11 @@ impl FlowSender {
         self.limit = self.limit.max(limit);
     }
 
+    /// The answer to the end of the flow may be lost: the end is due again where it was sent
+    pub fn lose_end(&mut self) {
+        self.end_lost |= self.end_sent && !self.complete;
+    }
+
     /// The leg that carried this range is gone; returns the bytes to be sent again
     pub fn lose(&mut self, offset: u64, length: u64, end: bool) -> u64 {
         if end && !self.complete {

@@ -5,6 +5,7 @@
 mod call;
 mod frame;
 mod leg;
+pub mod measure;
 mod varint;
 
 pub use call::{CallHeader, CallReader, CallReply, CallStatus};
