@@ -65,7 +65,7 @@ impl Default for Limits {
             flow_window_initial_bytes: 64 << 10,
             flow_window_bytes: 8 << 20,
             session_buffer_bytes: 256 << 20,
-            flow_fragments: 4_096,
+            flow_fragments: 16_384,
             control_frame_bytes: 4_096,
             accept_backlog: 4_096,
         }

@@ -44,13 +44,15 @@ impl Host {
         };
         let steering = Steering::new(secrets.steering, workers);
         let counters: Vec<_> = (0..workers).map(|_| Arc::new(WorkerCounters::default())).collect();
+        // Unlike ones: equal connection IDs on two hosts would be one to the network.
+        let worker_seeds: Vec<u64> = (0..workers).map(|_| random.random()).collect();
         let endpoint = |worker: usize| {
             Endpoint::new(EndpointSetup {
                 worker,
                 workers,
                 local,
                 secrets: secrets.clone(),
-                seed: seed.wrapping_add(worker as u64),
+                seed: worker_seeds[worker],
                 snapshot: Arc::clone(&snapshot),
                 counters: Arc::clone(&counters[worker]),
             })

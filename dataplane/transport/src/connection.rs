@@ -14,7 +14,9 @@ use crate::connection_id::{CONNECTION_ID_BYTES, ConnectionId};
 use crate::tls::{self, PeerSlot, Role, TlsError, VerifiedPeer};
 
 /// Size of the buffers that stream data is read into
-const READ_BUFFER_BYTES: usize = 256 << 10;
+const READ_BUFFER_BYTES: usize = 128 << 10;
+/// Pieces below this size get memory of their own: unread, they must not hold a whole buffer
+const READ_SHARED_BYTES: usize = 8 << 10;
 /// Smallest room worth reading into
 const READ_LEAST_BYTES: usize = 16 << 10;
 
@@ -442,6 +444,11 @@ impl Connection {
         }
         let room = self.read_buffer.capacity();
         match self.quic.stream_recv_buf(stream, (&mut self.read_buffer).limit(room)) {
+            Ok((length, end)) if length < READ_SHARED_BYTES => {
+                let bytes = Bytes::copy_from_slice(&self.read_buffer[..length]);
+                self.read_buffer.clear();
+                ReadOutcome::Data(bytes, end)
+            }
             Ok((length, end)) => {
                 ReadOutcome::Data(self.read_buffer.split_to(length).freeze(), end)
             }

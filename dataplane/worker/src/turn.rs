@@ -392,7 +392,6 @@ impl Worker {
             }
         };
         if let Some(reason) = refusal {
-            self.counters.flow_errors[reason.index()].add(1);
             self.endpoint.with_session(session, |s| s.reset_flow(flow, reason));
         }
     }
@@ -404,13 +403,9 @@ impl Worker {
             session.untouch(flow);
             let context = session.flow(flow)?.context();
             let port = ports.get(context)?;
-            let released = exchange(now, session, flow, port);
-            released.map(|error| (context, error))
+            exchange(now, session, flow, port).then_some(context)
         });
-        if let Some(Some((context, error))) = outcome {
-            if let Some(error) = error {
-                self.counters.flow_errors[error.index()].add(1);
-            }
+        if let Some(Some(context)) = outcome {
             self.counters.flows_open.set(self.counters.flows_open.get().saturating_sub(1));
             self.ports.remove(context);
         }
@@ -504,14 +499,23 @@ impl Worker {
     }
 }
 
-/// Moves bytes between a session's flow and its port. `Some` once the flow is over and released, with the
-/// reason where it ended early.
+/// Moves bytes between a session's flow and its port; whether the flow is over and released
 fn exchange(
     now: Instant,
     session: &mut stoq_transport::session::Session,
     flow: u64,
     port: &FlowPort,
-) -> Option<Option<FlowError>> {
+) -> bool {
+    try_exchange(now, session, flow, port).unwrap_or(false)
+}
+
+/// `None` where the session does not hold the flow
+fn try_exchange(
+    now: Instant,
+    session: &mut stoq_transport::session::Session,
+    flow: u64,
+    port: &FlowPort,
+) -> Option<bool> {
     if let Some(reason) = port.wants_reset() {
         session.reset_flow(flow, reason);
     } else if port.is_abandoned() && !port.is_finished() {
@@ -526,7 +530,7 @@ fn exchange(
     if let Some(error) = session.flow(flow)?.error() {
         port.fail(error);
         session.release_flow(flow);
-        return Some(Some(error));
+        return Some(true);
     }
     let most = session.send_buffer_bytes();
     let mut taken = false;
@@ -564,7 +568,7 @@ fn exchange(
     }
     if drained && sent {
         session.release_flow(flow);
-        return Some(None);
+        return Some(true);
     }
-    None
+    Some(false)
 }

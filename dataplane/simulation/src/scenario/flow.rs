@@ -107,12 +107,7 @@ impl End {
     }
 
     /// Whether the flow lives; an error is right only where the plan gives the flow up
-    fn look(
-        &mut self,
-        session: &mut Session,
-        plan: &FlowPlan,
-        id: u64,
-    ) -> Result<bool, String> {
+    fn look(&mut self, session: &mut Session, plan: &FlowPlan, id: u64) -> Result<bool, String> {
         let error = match session.flow(id) {
             Some(flow) => flow.error(),
             // Given up by the peer before this side had taken it.
@@ -160,9 +155,8 @@ impl End {
     fn write_all(&mut self, session: &mut Session, plan: &FlowPlan, id: u64) {
         let total = plan.bytes[self.host];
         loop {
-            let room = session
-                .flow(id)
-                .map_or(0, |flow| flow.writable_bytes(session.send_buffer_bytes()));
+            let room =
+                session.flow(id).map_or(0, |flow| flow.writable_bytes(session.send_buffer_bytes()));
             let most = room.min(total - self.written).min(WRITE_BYTES);
             if most == 0 {
                 break;

@@ -27,6 +27,10 @@ const SUSPECT_PROBES: usize = 3;
 /// Smallest datagram that may be answered by a stateless reset; the answer is shorter (RFC 9000 10.3.3)
 const RESET_ABOVE_BYTES: usize = 43;
 const RESET_BYTES: usize = 42;
+/// Packets one AES-GCM key may protect (RFC 9001 section 6.6)
+const PACKETS_PER_KEY: u64 = 1 << 23;
+/// Packets that may still be on their way out when a connection is closed for that limit
+const PACKETS_IN_HAND: u64 = 1 << 16;
 /// A release time this close is now: timers are no finer
 const PACING_SLACK: Duration = Duration::from_micros(200);
 /// Shortest Initial datagram (RFC 9000 section 14.1)
@@ -177,7 +181,9 @@ impl Endpoint {
             _ => None,
         };
         match key {
-            Some(key) => self.feed(now, key, bytes, from),
+            Some(key) => {
+                self.feed(now, key, bytes, from);
+            }
             None => self.handle_unrouted(now, bytes, from),
         }
     }
@@ -196,7 +202,8 @@ impl Endpoint {
             .or_else(|| self.initial_ids.get(&header.destination))
             .copied();
         if let Some(key) = known {
-            return self.feed(now, key, bytes, from);
+            self.feed(now, key, bytes, from);
+            return;
         }
         match header.kind {
             PacketKind::Initial | PacketKind::Long if !header.version_is_supported() => {
@@ -340,7 +347,10 @@ impl Endpoint {
             held.initial_id = Some(header.destination.clone());
         }
         self.initial_ids.insert(header.destination.clone(), key);
-        self.feed(now, key, bytes, from);
+        if !self.feed(now, key, bytes, from) {
+            // Not an Initial at all, though it looked like one: nothing is kept for it.
+            self.close_connection(key, CloseReason::Protocol);
+        }
     }
 
     fn hold(
@@ -410,13 +420,23 @@ impl Endpoint {
         self.rearm(key);
     }
 
-    fn feed(&mut self, now: Instant, key: SlotKey, bytes: &mut [u8], from: SocketAddrV6) {
-        let Some(held) = self.connections.get_mut(key) else { return };
-        held.last_heard = now;
-        if !held.connection.handle_datagram(bytes, from) {
+    /// `false`: the connection refused the datagram
+    fn feed(
+        &mut self,
+        now: Instant,
+        key: SlotKey,
+        bytes: &mut [u8],
+        from: SocketAddrV6,
+    ) -> bool {
+        let Some(held) = self.connections.get_mut(key) else { return false };
+        let taken = held.connection.handle_datagram(bytes, from);
+        if taken {
+            held.last_heard = now;
+        } else {
             self.drop_datagram(DropReason::Refused);
         }
         self.mark_busy(key);
+        taken
     }
 
     fn mark_busy(&mut self, key: SlotKey) {
@@ -471,7 +491,6 @@ impl Endpoint {
             Purpose::Perf(perf) => {
                 perf.handle_readable(&mut held.connection);
                 perf.handle_writable(&mut held.connection);
-                return;
             }
             Purpose::Stoq(link) => {
                 link.handle_readable(&mut held.connection, &mut out);
@@ -514,11 +533,15 @@ impl Endpoint {
         held.purpose = Purpose::Stoq(link);
     }
 
-    /// A connection is replaced well before a key has protected the packets it may
+    /// A connection is replaced well before a key has protected the packets it may, and closed before it would
+    /// protect more
     fn check_packet_limit(&mut self, key: SlotKey) {
         let Some(held) = self.connections.get_mut(key) else { return };
         let limit = held.settings.replace_after_packets;
         let used = held.connection.packets_sent.max(held.connection.packets_received);
+        if used >= PACKETS_PER_KEY - PACKETS_IN_HAND {
+            return self.close_connection(key, CloseReason::Limit);
+        }
         if used < limit || held.replace_asked {
             return;
         }

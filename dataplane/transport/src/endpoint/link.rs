@@ -80,8 +80,9 @@ pub struct Link {
     /// Streams that became readable before the HELLO
     early: BTreeSet<u64>,
     control_in: FrameReader,
-    control_out: VecDeque<Bytes>,
-    control_out_bytes: usize,
+    /// Control frames on their way: what the stream takes next, and what is queued behind it
+    control_front: Bytes,
+    control_out: BytesMut,
     /// Legs of this side by flow
     legs_out: HashMap<u64, LegOut>,
     /// Flow by stream of this side's legs
@@ -110,8 +111,8 @@ impl Link {
             hello_seen: false,
             early: BTreeSet::new(),
             control_in: FrameReader::new(limits.control_frame_bytes),
-            control_out: VecDeque::new(),
-            control_out_bytes: 0,
+            control_front: Bytes::new(),
+            control_out: BytesMut::new(),
             legs_out: HashMap::new(),
             leg_streams: HashMap::new(),
             legs_ending: HashMap::new(),
@@ -131,24 +132,26 @@ impl Link {
 
     /// Queues a control frame; `false` when the peer has stopped reading them
     pub fn send_frame(&mut self, connection: &mut Connection, frame: &Frame) -> bool {
-        let mut out = BytesMut::with_capacity(64);
-        frame.encode(&mut out);
-        self.control_out_bytes += out.len();
-        self.control_out.push_back(out.freeze());
+        frame.encode(&mut self.control_out);
         self.flush_control(connection);
-        self.control_out_bytes <= CONTROL_QUEUE_BYTES
+        self.control_front.len() + self.control_out.len() <= CONTROL_QUEUE_BYTES
     }
 
     fn flush_control(&mut self, connection: &mut Connection) {
-        while let Some(front) = self.control_out.front_mut() {
-            match connection.write(CONTROL_STREAM, front.clone(), false) {
+        loop {
+            if self.control_front.is_empty() {
+                self.control_front = self.control_out.split().freeze();
+            }
+            if self.control_front.is_empty() {
+                return;
+            }
+            let length = self.control_front.len();
+            match connection.write(CONTROL_STREAM, self.control_front.clone(), false) {
                 Written::Bytes(sent) => {
-                    self.control_out_bytes -= sent;
-                    if sent < front.len() {
-                        bytes::Buf::advance(front, sent);
+                    bytes::Buf::advance(&mut self.control_front, sent);
+                    if sent < length {
                         return;
                     }
-                    self.control_out.pop_front();
                 }
                 Written::StreamLimit | Written::Gone => return,
             }
@@ -400,7 +403,14 @@ impl Link {
         connection: &mut Connection,
         out: &mut Vec<LinkOutput>,
     ) -> Result<(), WireError> {
-        while let ReadOutcome::Data(bytes, end) = connection.read(CONTROL_STREAM) {
+        loop {
+            let (bytes, end) = match connection.read(CONTROL_STREAM) {
+                ReadOutcome::Data(bytes, end) => (bytes, end),
+                ReadOutcome::Empty => return Ok(()),
+                ReadOutcome::Gone if connection.is_closing() => return Ok(()),
+                // The control stream lives as long as the connection.
+                ReadOutcome::Gone => return Err(WireError::Truncated),
+            };
             self.control_in.push(&bytes);
             while let Some(frame) = self.control_in.next_frame()? {
                 match (frame, self.hello_seen) {
@@ -416,7 +426,6 @@ impl Link {
                 return Err(WireError::Truncated);
             }
         }
-        Ok(())
     }
 
     fn read_leg(

@@ -265,7 +265,6 @@ impl Endpoint {
         match refusal {
             Some(reason) => {
                 session.reset_flow(flow, reason);
-                self.counters.flow_errors[reason.index()].add(1);
                 self.mark_session(key.slot);
             }
             None => {
@@ -288,6 +287,10 @@ impl Endpoint {
         counters.flow_bytes_resent.add(now.bytes_resent - before.bytes_resent);
         counters.flow_bytes_received.add(now.bytes_received - before.bytes_received);
         counters.flow_bytes_duplicate.add(now.bytes_duplicate - before.bytes_duplicate);
+        let errors = now.flow_errors.iter().zip(&before.flow_errors);
+        for (counter, (now, before)) in counters.flow_errors.iter().zip(errors) {
+            counter.add(now - before);
+        }
     }
 
     pub(super) fn handle_local(&mut self, now: Instant, message: Message) {

@@ -40,7 +40,23 @@ impl Session {
         let mut flow = self.new_flow(service, true);
         flow.context = context;
         self.flows.insert(id, flow);
+        self.announce(id);
         Ok(id)
+    }
+
+    /// Opens the first leg of a flow of ours before there is anything to send: the service may speak first
+    fn announce(&mut self, id: u64) {
+        let Some(flow) = self.flows.get(&id) else { return };
+        if !flow.opened_here || !flow.legs.is_empty() || flow.error.is_some() {
+            return;
+        }
+        let Some(link) = self.choose_link(flow) else { return };
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        flow.legs.push(Leg { link, queued_bytes: 0, outstanding: Default::default() });
+        let service = Some(flow.service.clone());
+        let offset = flow.sender.sent_bytes();
+        let piece = Piece { offset, bytes: Bytes::new(), end: false, again: false };
+        self.command(link, LinkCommand::Record { flow: id, service, piece });
     }
 
     fn new_flow(&self, service: ServiceName, opened_here: bool) -> Flow {
@@ -511,10 +527,16 @@ impl Session {
     }
 
     pub(super) fn pump_all(&mut self) {
+        let due = |flow: &Flow| {
+            flow.sender.has_piece() || (flow.opened_here && flow.legs.is_empty())
+        };
         let flows: Vec<u64> =
-            self.flows.iter().filter(|(_, f)| f.sender.has_piece()).map(|(id, _)| *id).collect();
+            self.flows.iter().filter(|(_, flow)| due(flow)).map(|(id, _)| *id).collect();
         for id in flows {
             self.pump(id);
+            if self.flows.get(&id).is_some_and(|flow| !flow.sender.is_complete()) {
+                self.announce(id);
+            }
         }
     }
 

@@ -254,7 +254,7 @@ impl Session {
             }
             let reason = self.link_mut(id).map_or(CloseReason::Replaced, |l| l.reason);
             self.command(id, LinkCommand::Close(reason));
-            self.lose_link(now, id);
+            self.handle_down(now, id, reason);
         }
     }
 
