@@ -46,6 +46,9 @@ pub const ROWS_MAX: usize = 4_096;
 /// The service name under which `[copy]` is reached; no `[[service]]` may take it
 pub const COPY_SERVICE: &str = "copy";
 
+/// The name of the built-in measure service, answered where `transport.perf` is on
+pub const MEASURE_SERVICE: &str = "measure";
+
 /// Everything `stoqd.toml` says, validated
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Config {

@@ -12,7 +12,7 @@ use crate::error::Refusal;
 use crate::kind::Kind;
 use crate::schema::ALLOW;
 use crate::value::{allow_value, as_text, parse_allow, parse_name};
-use crate::{COPY_SERVICE, Config};
+use crate::{COPY_SERVICE, Config, MEASURE_SERVICE};
 
 /// `[[service]]`: a local program published under a name
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -46,10 +46,8 @@ pub struct Peer {
 impl Service {
     /// Refuses what the schema refuses: for services that are published at run time
     pub fn new(name: ServiceName, to: Target, allow: Allow) -> Result<Self, String> {
-        if name.as_str() == COPY_SERVICE {
-            return Err(format!(
-                "{COPY_SERVICE:?} is the built-in copy service; choose another name"
-            ));
+        if [COPY_SERVICE, MEASURE_SERVICE].contains(&name.as_str()) {
+            return Err(format!("\"{name}\" is a built-in service; choose another name"));
         }
         Ok(Self { name, to, allow })
     }

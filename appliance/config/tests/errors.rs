@@ -114,7 +114,7 @@ fn rows_are_complete_and_do_not_collide() {
     );
     one(
         "[[service]]\nname = \"copy\"\nto = \"[::1]:80\"\n",
-        "stoqd.toml:2:1: service.name: \"copy\" is the built-in copy service; choose another name",
+        "stoqd.toml:2:1: service.name: \"copy\" is a built-in service; choose another name",
     );
     one(
         "[[attachment]]\nservice = \"web@beta\"\nlisten = \"[::]:80\"\n",

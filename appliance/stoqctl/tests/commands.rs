@@ -357,12 +357,12 @@ fn requests_carry_what_was_typed() {
         ),
         ("drain --timeout 1500ms", "drain.run", json!({"timeout_seconds": 2})),
         (
-            "copy beta:/a /b --no-resume",
+            "copy beta:/a /b --verify-existing",
             "copy.run",
             json!({
                 "source": {"remote": {"node": "beta", "path": "/a"}},
                 "destination": {"local": "/b"},
-                "options": {"resume": false}
+                "options": {"verify_existing": true}
             }),
         ),
     ] {

@@ -49,18 +49,25 @@ impl Admin {
     fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let now = SystemTime::now();
-        let identity = self.0.identities().identity;
-        let not_after = identity.identity().not_after;
+        let identities = self.0.identities();
+        let not_after = identities.identity.map(|identity| identity.identity().not_after);
         let mut add = |code: &str, message: String, remedy: &str| {
             problems.push(Problem { code: code.into(), message, remedy: remedy.into() });
         };
-        if not_after <= now {
+        if let Some(problem) = identities.problem {
+            add(
+                "no-identity",
+                format!("this node has no usable certificate: {problem}"),
+                "join again with a new token: stoqctl node join TOKEN",
+            );
+        }
+        if not_after.is_some_and(|not_after| not_after <= now) {
             add(
                 "certificate-expired",
                 "this node's certificate has expired: no new session is possible".into(),
                 "join again with a new token: stoqctl node join TOKEN",
             );
-        } else if not_after < now + identity::WARN_BELOW {
+        } else if not_after.is_some_and(|not_after| not_after < now + identity::WARN_BELOW) {
             add(
                 "certificate-ends-soon",
                 "this node's certificate ends within six hours".into(),
@@ -134,15 +141,18 @@ impl Admin {
 
     async fn join(node: Arc<Node>, token: JoinToken) -> Result<NodeJoined, ApiError> {
         let _changing = node.changing.lock().await;
-        let directory = identity::joined_directory(&node.placement.state_directory);
-        identity::private_directory(&directory).map_err(|error| {
+        let state = &node.placement.state_directory;
+        let no_directory = |error: identity::OpenError| {
             ApiError::failed("no-directory", error.to_string(), "check the state directory")
-        })?;
+        };
         let address = node.endpoint.local_address();
+        concrete(address, "listen.stoq")?;
+        let directory = identity::begin_join(state).map_err(no_directory)?;
         let enrolled =
             enroll(&token, address, &directory, SystemTime::now()).await.map_err(|error| {
                 ApiError::failed("join-refused", error.to_string(), "ask for a new token")
             })?;
+        identity::finish_join(state).map_err(no_directory)?;
         let peer = StoredPeer {
             node: enrolled.ca_node.to_string(),
             address: enrolled.ca_stoq_address,
@@ -150,6 +160,7 @@ impl Admin {
         node.state
             .change(|stored| {
                 stored.peers.retain(|known| known.node != peer.node);
+                stored.issuer = Some(peer.node.clone());
                 stored.peers.push(peer);
             })
             .map_err(|error| not_durable(&error))?;
@@ -174,13 +185,14 @@ impl Backend for Admin {
         let identity = node.identities().identity;
         let sessions = node.endpoint.sessions().await;
         let problems = self.problems();
-        let expired = identity.identity().not_after <= SystemTime::now();
+        let usable = |one: &NodeIdentity| one.identity().not_after > SystemTime::now();
+        let usable = identity.as_ref().is_some_and(usable);
         Ok(Status {
-            ready: !node.is_draining() && !expired,
+            ready: !node.is_draining() && usable,
             draining: node.is_draining(),
             problems,
             node: Some(node.name()),
-            certificate: Some(certificate(&identity)),
+            certificate: identity.as_ref().map(certificate),
             epoch: node.epoch(),
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -194,15 +206,15 @@ impl Backend for Admin {
     }
 
     async fn node_show(&self, _request: NodeShow) -> Result<NodeShown, ApiError> {
-        let Identities { source, identity } = self.0.identities();
+        let Identities { source, identity, .. } = self.0.identities();
         let issuer = match source {
             Source::Own(own) => Some(own.subject().node().clone()),
-            Source::Joined => None,
+            Source::Joined => self.0.state.read().issuer.and_then(|name| NodeId::new(&name).ok()),
         };
         Ok(NodeShown {
             node: self.0.name(),
-            certificate: Some(certificate(&identity)),
-            root_fingerprint: Some(identity.root_fingerprint().to_string()),
+            certificate: identity.as_ref().map(certificate),
+            root_fingerprint: identity.map(|identity| identity.root_fingerprint().to_string()),
             issuer,
             addresses: vec![self.0.endpoint.local_address()],
         })
@@ -248,6 +260,13 @@ impl Backend for Admin {
             .peer(&request.node)
             .await
             .ok_or_else(|| ApiError::not_found("node", &request.node, "stoqctl node list"))?;
+        if peer.source == PeerSource::Enrolled {
+            return Err(ApiError::conflict(
+                "enrolled",
+                format!("node {} has enrolled here; its certificate stays good to its end", request.node),
+                "allow it to nothing; revocation is not built yet",
+            ));
+        }
         if peer.source == PeerSource::Config {
             return Err(ApiError::conflict(
                 "configured",
@@ -276,6 +295,8 @@ impl Backend for Admin {
                 "set listen.enrollment in stoqd.toml and restart",
             )
         })?;
+        concrete(ca_address, "listen.enrollment")?;
+        concrete(self.0.endpoint.local_address(), "listen.stoq")?;
         let refused = |error: &dyn std::fmt::Display| {
             ApiError::usage("bad-token-request", error.to_string(), "correct the request")
         };
@@ -607,6 +628,18 @@ impl Backend for Admin {
     fn counters(&self) -> Vec<Arc<WorkerCounters>> {
         self.0.endpoint.counters().to_vec()
     }
+}
+
+/// An address that another host can dial
+fn concrete(address: std::net::SocketAddrV6, key: &str) -> Result<(), ApiError> {
+    if !address.ip().is_unspecified() {
+        return Ok(());
+    }
+    Err(ApiError::conflict(
+        "no-address",
+        format!("{key} is {address}: no other node could dial that"),
+        format!("set {key} in stoqd.toml to an address of this host and restart"),
+    ))
 }
 
 fn busy() -> ApiError {

@@ -4,9 +4,11 @@
 use std::io;
 use std::net::SocketAddrV6;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::Bytes;
+use crossbeam::queue::ArrayQueue;
 use stoq::{Flow, FlowError, FlowReader, FlowWriter};
 use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::{TcpStream, UnixStream};
@@ -15,6 +17,49 @@ use stoq_config::Target;
 
 /// Bytes read from a local socket at once
 const READ_BYTES: usize = 128 << 10;
+/// Below this a read is copied, so that few bytes do not hold a whole buffer until they are acknowledged
+const COPY_BELOW_BYTES: usize = READ_BYTES / 8;
+/// Buffers kept for the next read
+const SPARE_BUFFERS: usize = 256;
+
+/// Buffers that wait for the next read. The worker that sends a buffer's last byte puts it back here: freed
+/// there, it would cost the worker a system call whenever the allocator returns memory to the kernel.
+static SPARES: LazyLock<ArrayQueue<Box<[u8]>>> = LazyLock::new(|| ArrayQueue::new(SPARE_BUFFERS));
+
+/// A buffer that goes back to [`SPARES`] after use
+struct Buffer {
+    octets: Box<[u8]>,
+    filled: usize,
+}
+
+impl Buffer {
+    fn take() -> Self {
+        let octets = SPARES.pop().unwrap_or_else(|| vec![0; READ_BYTES].into_boxed_slice());
+        Self { octets, filled: 0 }
+    }
+
+    fn into_bytes(self) -> Bytes {
+        if self.filled < COPY_BELOW_BYTES {
+            Bytes::copy_from_slice(self.as_ref())
+        } else {
+            Bytes::from_owner(self)
+        }
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.octets[..self.filled]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // Where enough are spare already, this one is freed.
+        let _ = SPARES.push(std::mem::take(&mut self.octets));
+    }
+}
+
 /// Time a local service has to accept
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -58,10 +103,10 @@ impl Local {
         }
     }
 
-    fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+    fn try_read(&self, out: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => stream.try_read_buf(buffer),
-            Self::Unix(stream) => stream.try_read_buf(buffer),
+            Self::Tcp(stream) => stream.try_read(out),
+            Self::Unix(stream) => stream.try_read(out),
         }
     }
 
@@ -129,25 +174,25 @@ pub async fn run(local: Local, flow: Flow) -> Result<(), FlowError> {
 
 /// From the local socket to the flow
 async fn upstream(local: &Local, mut writer: FlowWriter) -> Result<(), FlowError> {
-    let mut buffer = BytesMut::new();
     loop {
         let ready = local.readable().await;
-        if ready.is_ok() {
-            // Reserved only when there is something to read, so that idle flows hold nothing.
-            buffer.reserve(READ_BYTES);
-        }
-        match ready.and_then(|()| local.try_read(&mut buffer)) {
-            Ok(0) => return writer.shut().await,
-            Ok(_) => writer.write_chunk(buffer.split().freeze()).await?,
+        // Taken only when there is something to read, so that idle flows hold nothing.
+        let mut buffer = Buffer::take();
+        match ready.and_then(|()| local.try_read(&mut buffer.octets)) {
+            Ok(0) => {
+                drop(buffer);
+                return writer.shut().await;
+            }
+            Ok(count) => {
+                buffer.filled = count;
+                writer.write_chunk(buffer.into_bytes()).await?;
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => {
                 tracing::debug!(%error, "a local socket failed while being read");
                 writer.reset(FlowError::TargetFailed);
                 return Err(FlowError::TargetFailed);
             }
-        }
-        if buffer.is_empty() && buffer.capacity() < READ_BYTES {
-            buffer = BytesMut::new();
         }
     }
 }

@@ -72,18 +72,48 @@ pub fn joined_directory(state: &Path) -> PathBuf {
     state.join("joined")
 }
 
-/// Opens what there is: a joined identity comes first; otherwise the own authority, made if need be
+/// Where an identity is made before it takes the place of the joined one
+fn joining_directory(state: &Path) -> PathBuf {
+    state.join("joining")
+}
+
+fn replaced_directory(state: &Path) -> PathBuf {
+    state.join("joined.old")
+}
+
+/// What a node is at start
+pub struct Opened {
+    /// Where its identity comes from
+    pub source: Source,
+    /// The identity; a joined node whose certificate has ended has none until it joins again
+    pub identity: Option<NodeIdentity>,
+    /// Why there is none
+    pub problem: Option<String>,
+}
+
+/// Opens what there is: a joined identity comes first; otherwise the own authority, made if need be. A joined
+/// identity that cannot be used is not replaced by the own one: the node would be somebody else.
 pub fn open(
     state: &Path,
     node: &NodeId,
     stoq_address: SocketAddrV6,
     now: SystemTime,
-) -> Result<(Source, NodeIdentity), OpenError> {
+) -> Result<Opened, OpenError> {
     let joined = joined_directory(state);
+    if !joined.exists() && replaced_directory(state).exists() {
+        // The last join was cut off between its two renames.
+        rename(&replaced_directory(state), &joined)?;
+    }
     match NodeIdentity::load(&joined, now) {
-        Ok(identity) => return Ok((Source::Joined, identity)),
+        Ok(identity) => {
+            let identity = Some(identity);
+            return Ok(Opened { source: Source::Joined, identity, problem: None });
+        }
         Err(IdentityError::Absent { .. }) => {}
-        Err(error) => return Err(error.into()),
+        Err(error) => {
+            let problem = Some(error.to_string());
+            return Ok(Opened { source: Source::Joined, identity: None, problem });
+        }
     }
     let directory = state.join("authority");
     private_directory(&directory)?;
@@ -96,8 +126,41 @@ pub fn open(
         subject: Subject::new(node.clone(), addresses)?,
         directory: state.join("identity"),
     };
-    let identity = own.identity(now)?;
-    Ok((Source::Own(own), identity))
+    let identity = Some(own.identity(now)?);
+    Ok(Opened { source: Source::Own(own), identity, problem: None })
+}
+
+/// Where the next join makes its identity: empty, but for what an interrupted join under way left
+pub fn begin_join(state: &Path) -> Result<PathBuf, OpenError> {
+    let joining = joining_directory(state);
+    private_directory(&joining)?;
+    Ok(joining)
+}
+
+/// Puts the identity that a join has made into the place of the former one; a crash leaves one of the two
+pub fn finish_join(state: &Path) -> Result<(), OpenError> {
+    let (joined, old) = (joined_directory(state), replaced_directory(state));
+    if old.exists() {
+        std::fs::remove_dir_all(&old)
+            .map_err(|cause| OpenError::Directory { path: old.clone(), cause })?;
+    }
+    if joined.exists() {
+        rename(&joined, &old)?;
+    }
+    rename(&joining_directory(state), &joined)?;
+    let synced = std::fs::File::open(state).and_then(|directory| directory.sync_all());
+    synced.map_err(|cause| OpenError::Directory { path: state.to_owned(), cause })?;
+    if old.exists() {
+        // The former key is of no use any more.
+        std::fs::remove_dir_all(&old)
+            .map_err(|cause| OpenError::Directory { path: old, cause })?;
+    }
+    Ok(())
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), OpenError> {
+    std::fs::rename(from, to)
+        .map_err(|cause| OpenError::Directory { path: from.to_owned(), cause })
 }
 
 impl OwnAuthority {

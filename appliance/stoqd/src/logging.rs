@@ -1,6 +1,7 @@
 //! Logs: human or JSON lines on standard error, with a level that can be changed while running and returns by
 //! itself.
 
+use std::io::IsTerminal as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -33,7 +34,9 @@ pub fn start(format: LogFormat, filter: &str) -> Result<Logging, String> {
     let parsed = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
     let (layer, handle) = reload::Layer::new(parsed);
     let registry = tracing_subscriber::registry().with(layer);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // Colours are for a person's terminal: in a file or the journal they are noise.
+    let colours = std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
     let outcome = match format {
         LogFormat::Json => registry.with(lines.json()).try_init(),
         LogFormat::Human => registry.with(lines.with_target(false)).try_init(),

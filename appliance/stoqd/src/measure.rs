@@ -19,7 +19,7 @@ use tokio::io::AsyncReadExt as _;
 use crate::node::Node;
 
 /// Name of the service
-pub const SERVICE: &str = "measure";
+pub const SERVICE: &str = stoq_config::MEASURE_SERVICE;
 /// Measurements remembered
 const REMEMBERED: usize = 64;
 /// Measurements served at a time

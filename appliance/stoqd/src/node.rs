@@ -9,12 +9,14 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use stoq::{
-    Allow, ControlSnapshot, Endpoint, IoPreference, NodeId, ServiceName, StartError, WorkerPlan,
+    Allow, ControlSnapshot, Endpoint, EndpointBuilder, IoPreference, NodeId, ServiceName,
+    StartError, WorkerPlan,
 };
 use stoq_admin::api::{PeerSource, ServiceOrigin};
 use stoq_config::{Config, Cores, IoChoice, Placement, Target};
 use stoq_memory::host_topology;
 use stoq_trustchain::NodeIdentity;
+use stoq_udp::SocketError;
 
 use crate::copy::Roots;
 use crate::identity::{self, OpenError, Source};
@@ -24,6 +26,10 @@ use crate::peers::Peers;
 use crate::services::Services;
 use crate::state::{State, StateError};
 
+/// Time the kernel gets to free the port of a daemon that was killed
+const PORT_PATIENCE: Duration = Duration::from_secs(3);
+/// Time between two tries for the port: the kernel announces nothing
+const PORT_POLL: Duration = Duration::from_millis(50);
 /// Interval at which the node looks at its certificate
 const CERTIFICATE_CHECK: Duration = Duration::from_secs(60);
 
@@ -63,8 +69,10 @@ pub enum NodeError {
 pub struct Identities {
     /// Where it comes from
     pub source: Source,
-    /// The certificate and whom it trusts
-    pub identity: NodeIdentity,
+    /// The certificate and whom it trusts; none where a joined one has ended
+    pub identity: Option<NodeIdentity>,
+    /// Why there is none
+    pub problem: Option<String>,
 }
 
 /// A running node
@@ -120,16 +128,19 @@ impl Node {
         identity::private_directory(directory)?;
         let state_lock = lock(directory)?;
         let now = SystemTime::now();
-        let (source, identity) =
+        let identity::Opened { source, identity, problem } =
             identity::open(directory, &placement.node, config.listen.stoq, now)?;
+        if let Some(problem) = &problem {
+            tracing::error!(problem, "no session is possible until this node joins again");
+        }
         let state = State::open(directory.join("operator.json"))?;
         let roots = Roots::new(config.copy.roots.clone())?;
-        let snapshot = compose(&config, &identity, Default::default(), 1);
-        let endpoint = Endpoint::builder()
+        let snapshot = compose(&config, identity.as_ref(), Default::default(), 1);
+        let builder = Endpoint::builder()
             .listen(config.listen.stoq)
             .workers(plan(&config))
-            .snapshot(snapshot)
-            .build()?;
+            .snapshot(snapshot);
+        let endpoint = build_patiently(&builder)?;
         demand_ring(&config, &endpoint)?;
         let peers = Arc::new(Peers::new(endpoint.clone()));
         Ok(Arc::new(Self {
@@ -144,7 +155,7 @@ impl Node {
             logging,
             started_at: now,
             enrollment: Mutex::new(None),
-            identities: Mutex::new(Identities { source, identity }),
+            identities: Mutex::new(Identities { source, identity, problem }),
             roots: ArcSwap::from_pointee(roots),
             epoch: AtomicU64::new(1),
             draining: AtomicBool::new(false),
@@ -155,7 +166,8 @@ impl Node {
 
     /// This node's name, as its certificate says
     pub fn name(&self) -> NodeId {
-        self.identities().identity.identity().node.clone()
+        let identity = self.identities().identity;
+        identity.map_or_else(|| self.placement.node.clone(), |one| one.identity().node.clone())
     }
 
     /// Who this node is now
@@ -279,7 +291,7 @@ impl Node {
         let identities = self.identities();
         let epoch = self.epoch.fetch_add(1, Ordering::AcqRel) + 1;
         let services = self.services.table();
-        self.endpoint.publish(compose(&config, &identities.identity, services, epoch));
+        self.endpoint.publish(compose(&config, identities.identity.as_ref(), services, epoch));
         epoch
     }
 
@@ -291,7 +303,7 @@ impl Node {
     /// Takes on another identity: handshakes from now on use it
     pub fn adopt(&self, source: Source, identity: NodeIdentity) {
         *self.identities.lock().unwrap_or_else(PoisonError::into_inner) =
-            Identities { source, identity };
+            Identities { source, identity: Some(identity), problem: None };
         self.publish_snapshot();
     }
 
@@ -310,8 +322,9 @@ impl Node {
         let mut warned = false;
         loop {
             tokio::time::sleep(CERTIFICATE_CHECK).await;
-            let Identities { source, identity } = self.identities();
+            let Identities { source, identity, .. } = self.identities();
             let now = SystemTime::now();
+            let Some(identity) = identity else { continue };
             let serial = identity.identity().serial.clone();
             match source {
                 Source::Own(own) => match own.identity(now) {
@@ -348,13 +361,40 @@ impl Node {
         let closed = self.endpoint.connections().await.len() as u64;
         self.endpoint.drain(timeout);
         let mut poll = tokio::time::interval(Duration::from_millis(20));
+        let mut flows_before = 0;
         loop {
             let sessions = self.endpoint.sessions().await;
-            let flows = sessions.iter().map(|session| session.flows as u64).sum();
-            if sessions.is_empty() || tokio::time::Instant::now() >= deadline {
-                return (flows, closed);
+            let flows: u64 = sessions.iter().map(|session| session.flows as u64).sum();
+            let late = tokio::time::Instant::now() >= deadline;
+            // The workers keep the same deadline and may have cut the rest just before this look.
+            if late {
+                return (flows.max(flows_before), closed);
             }
+            if sessions.is_empty() {
+                return (0, closed);
+            }
+            flows_before = flows;
             poll.tick().await;
+        }
+    }
+}
+
+/// The kernel takes down the ring of a process that was killed after the process is gone, and its socket with
+/// it: a daemon that is started again at once waits for that.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a port that becomes free is not announced, and no worker runs yet"
+)]
+fn build_patiently(builder: &EndpointBuilder) -> Result<Endpoint, StartError> {
+    let end = std::time::Instant::now() + PORT_PATIENCE;
+    loop {
+        match builder.clone().build() {
+            Err(StartError::Socket(SocketError::PortInUse { .. }))
+                if std::time::Instant::now() < end =>
+            {
+                std::thread::sleep(PORT_POLL);
+            }
+            outcome => return outcome,
         }
     }
 }
@@ -408,7 +448,7 @@ pub fn allow_texts(allow: &Allow) -> Vec<String> {
 
 fn compose(
     config: &Config,
-    identity: &NodeIdentity,
+    identity: Option<&NodeIdentity>,
     mut services: std::collections::BTreeMap<ServiceName, Allow>,
     epoch: u64,
 ) -> ControlSnapshot {
@@ -424,8 +464,8 @@ fn compose(
     }
     ControlSnapshot {
         epoch,
-        identity: Some(identity.identity().clone()),
-        trust: identity.trust(),
+        identity: identity.map(|identity| identity.identity().clone()),
+        trust: identity.map(NodeIdentity::trust).unwrap_or_default(),
         denied_serials: Default::default(),
         services,
         limits: config.limits(),

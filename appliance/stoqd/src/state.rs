@@ -85,6 +85,9 @@ pub struct Stored {
     pub attachments: Vec<StoredAttachment>,
     /// Peers an operator added or that came with an enrolment
     pub peers: Vec<StoredPeer>,
+    /// The node whose authority issued the certificate, where this node has joined another
+    #[serde(default)]
+    pub issuer: Option<String>,
 }
 
 /// The file

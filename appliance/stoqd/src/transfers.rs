@@ -70,7 +70,7 @@ pub async fn run(
             bytes_per_second: rate,
         });
     };
-    let options = Options { verify_existing: false };
+    let options = Options { verify_existing: request.options.verify_existing };
     let outcome = match (&request.source, &request.destination) {
         (CopyEnd::Local(source), CopyEnd::Remote { path, .. }) => {
             copy::push(flow, source, path, options, report).await

@@ -25,9 +25,9 @@ pub(crate) struct Copy {
     source: CopyEnd,
     /// To: NODE:PATH or PATH
     destination: CopyEnd,
-    /// Begins again instead of continuing an interrupted copy
+    /// Compares files that are there by content; without it equal size and time suffice
     #[arg(long)]
-    no_resume: bool,
+    verify_existing: bool,
 }
 
 impl Copy {
@@ -61,7 +61,7 @@ impl Copy {
         let request = CopyRun {
             source: absolute(self.source)?,
             destination: absolute(self.destination)?,
-            options: CopyOptions { resume: !self.no_resume },
+            options: CopyOptions { verify_existing: self.verify_existing },
         };
         request.validate()?;
         Ok(request)
@@ -75,7 +75,15 @@ fn absolute(end: CopyEnd) -> Result<CopyEnd, ApiError> {
         let message = format!("cannot make {} absolute: {error}", path.display());
         ApiError::failed("relative-path", message, "give the whole path")
     })?;
-    Ok(CopyEnd::Local(resolved))
+    // `SRC/.` means the content of a directory and `DST/` demands one: endings that a path loses when it is
+    // made absolute.
+    let written = path.as_os_str().as_encoded_bytes();
+    Ok(CopyEnd::Local(match written {
+        b"." => resolved.join("."),
+        _ if written.ends_with(b"/.") => resolved.join("."),
+        _ if written.ends_with(b"/") => resolved.join(""),
+        _ => resolved,
+    }))
 }
 
 /// The last line of the stream says that and why it failed; a refusal before the first line does too

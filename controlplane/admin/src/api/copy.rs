@@ -71,17 +71,11 @@ impl FromStr for CopyEnd {
 }
 
 /// How to copy
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct CopyOptions {
-    /// Continue what an earlier, interrupted copy left; otherwise begin again
-    pub resume: bool,
-}
-
-impl Default for CopyOptions {
-    fn default() -> Self {
-        Self { resume: true }
-    }
+    /// Compare files that are there by content; without it equal size and time suffice
+    pub verify_existing: bool,
 }
 
 /// Copies a file or a tree
