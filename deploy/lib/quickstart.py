@@ -308,7 +308,7 @@ def real_tree():
     """A tree of real files that every machine with the toolchain has."""
     try:
         sysroot = Path(run(["rustc", "--print", "sysroot"]).strip())
-        for place in (sysroot / "share/doc/rust/html/alloc", sysroot / "lib" / "rustlib"):
+        for place in (sysroot / "share/doc/rust/html/std", sysroot / "lib" / "rustlib"):
             if place.is_dir():
                 return place
     except (Failed, OSError):

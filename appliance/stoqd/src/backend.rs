@@ -120,9 +120,10 @@ impl Admin {
         })?;
         self.0.set_roots(roots);
         if merged.log.filter != current.log.filter {
-            self.0.logging.configure(&merged.log.filter).map_err(|error| {
-                ApiError::usage("bad-config", error, "correct log.filter")
-            })?;
+            self.0
+                .logging
+                .configure(&merged.log.filter)
+                .map_err(|error| ApiError::usage("bad-config", error, "correct log.filter"))?;
         }
         self.0.config.store(Arc::new(merged));
         self.0.load_peers(&self.0.config.load());
@@ -153,10 +154,8 @@ impl Admin {
                 ApiError::failed("join-refused", error.to_string(), "ask for a new token")
             })?;
         identity::finish_join(state).map_err(no_directory)?;
-        let peer = StoredPeer {
-            node: enrolled.ca_node.to_string(),
-            address: enrolled.ca_stoq_address,
-        };
+        let peer =
+            StoredPeer { node: enrolled.ca_node.to_string(), address: enrolled.ca_stoq_address };
         node.state
             .change(|stored| {
                 stored.peers.retain(|known| known.node != peer.node);
@@ -263,7 +262,10 @@ impl Backend for Admin {
         if peer.source == PeerSource::Enrolled {
             return Err(ApiError::conflict(
                 "enrolled",
-                format!("node {} has enrolled here; its certificate stays good to its end", request.node),
+                format!(
+                    "node {} has enrolled here; its certificate stays good to its end",
+                    request.node
+                ),
                 "allow it to nothing; revocation is not built yet",
             ));
         }
@@ -394,21 +396,15 @@ impl Backend for Admin {
         }
     }
 
-    async fn connection_list(
-        &self,
-        request: ConnectionList,
-    ) -> Result<ConnectionListed, ApiError> {
+    async fn connection_list(&self, request: ConnectionList) -> Result<ConnectionListed, ApiError> {
         Ok(ConnectionListed::new(&request, &self.0.endpoint.connections().await))
     }
 
-    async fn connection_show(
-        &self,
-        request: ConnectionShow,
-    ) -> Result<ConnectionShown, ApiError> {
+    async fn connection_show(&self, request: ConnectionShow) -> Result<ConnectionShown, ApiError> {
         let connections = self.0.endpoint.connections().await;
         let found = connections.iter().find(|connection| connection.id == request.connection.0);
         found.map(|found| ConnectionShown { connection: Connection::from(found) }).ok_or_else(
-            || ApiError::not_found("connection", &request.connection, "stoqctl connection list"),
+            || ApiError::not_found("connection", request.connection, "stoqctl connection list"),
         )
     }
 
@@ -421,7 +417,7 @@ impl Backend for Admin {
         let counters = self.0.endpoint.counters();
         match (workers.get(request.index), counters.get(request.index)) {
             (Some(worker), Some(counters)) => Ok(WorkerShown::new(worker, counters)),
-            _ => Err(ApiError::not_found("worker", &request.index, "stoqctl worker list")),
+            _ => Err(ApiError::not_found("worker", request.index, "stoqctl worker list")),
         }
     }
 
@@ -600,7 +596,11 @@ impl Backend for Admin {
         let (previous, _) = self.0.logging.active();
         let lasting = request.for_seconds.map(Duration::from_secs);
         let reverts_at = self.0.logging.set(&request.level, lasting).map_err(|error| {
-            ApiError::usage("bad-level", error, "use error, warn, info, debug, trace or target=level")
+            ApiError::usage(
+                "bad-level",
+                error,
+                "use error, warn, info, debug, trace or target=level",
+            )
         })?;
         Ok(LogLevelWasSet { level: request.level, previous, reverts_at })
     }

@@ -8,9 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use stoq::NodeId;
 use stoq_trustchain::node_identity::IdentityError;
-use stoq_trustchain::{
-    Authority, Ipv6Subtree, NodeIdentity, Registry, Subject, TokenStore,
-};
+use stoq_trustchain::{Authority, Ipv6Subtree, NodeIdentity, Registry, Subject, TokenStore};
 
 /// Remaining validity below which the node's own authority issues anew
 const RENEW_BELOW: Duration = Duration::from_secs(8 * 3_600);
@@ -152,15 +150,13 @@ pub fn finish_join(state: &Path) -> Result<(), OpenError> {
     synced.map_err(|cause| OpenError::Directory { path: state.to_owned(), cause })?;
     if old.exists() {
         // The former key is of no use any more.
-        std::fs::remove_dir_all(&old)
-            .map_err(|cause| OpenError::Directory { path: old, cause })?;
+        std::fs::remove_dir_all(&old).map_err(|cause| OpenError::Directory { path: old, cause })?;
     }
     Ok(())
 }
 
 fn rename(from: &Path, to: &Path) -> Result<(), OpenError> {
-    std::fs::rename(from, to)
-        .map_err(|cause| OpenError::Directory { path: from.to_owned(), cause })
+    std::fs::rename(from, to).map_err(|cause| OpenError::Directory { path: from.to_owned(), cause })
 }
 
 impl OwnAuthority {

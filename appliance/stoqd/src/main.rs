@@ -26,7 +26,7 @@ use clap::Parser as _;
 use stoq_admin::{AdminSocket, ServerLimits, bind_metrics, serve, serve_metrics};
 use stoq_config::Role;
 use stoq_trustchain::enrollment::{EnrollmentServer, EnrollmentSettings};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use backend::Admin;
@@ -47,7 +47,10 @@ fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the one place where stoqd speaks before and after its log")]
+#[expect(
+    clippy::print_stderr,
+    reason = "the one place where stoqd speaks before and after its log"
+)]
 fn say_error(message: &str) {
     eprintln!("stoqd: {message}");
 }
@@ -104,10 +107,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-async fn serve_until_told(
-    loaded: Loaded,
-    logging: Arc<logging::Logging>,
-) -> Result<(), String> {
+async fn serve_until_told(loaded: Loaded, logging: Arc<logging::Logging>) -> Result<(), String> {
     let Loaded { config, placement, file } = loaded;
     let socket = placement.admin_socket.clone();
     let metrics_address = config.listen.metrics;
@@ -126,6 +126,8 @@ async fn serve_until_told(
             let _ = stopped.wait_for(|stop| *stop).await;
         }
     };
+    // Before anybody can see this node ready: a signal that comes then is heeded, not fatal.
+    let signals = Signals::receive()?;
     let mut tasks = tokio::task::JoinSet::new();
     start_enrollment(&node, &mut tasks, stopping())?;
     node.restore().await.map_err(|error| error.to_string())?;
@@ -147,7 +149,7 @@ async fn serve_until_told(
         "ready"
     );
     notify::tell("READY=1");
-    let outcome = heed_signals(&node, &admin).await;
+    let outcome = heed_signals(&node, &admin, signals).await;
     notify::tell("STOPPING=1");
     // The receivers are the tasks: if all have ended, nobody needs to be told.
     let _ = stop.send(true);
@@ -205,12 +207,27 @@ async fn certificates_until(node: Arc<Node>, stopping: impl Future<Output = ()>)
     }
 }
 
+/// The signals that stoqd heeds
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn receive() -> Result<Self, String> {
+        let failed = |error: std::io::Error| format!("signals cannot be received: {error}");
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(failed)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+            hangup: signal(SignalKind::hangup()).map_err(failed)?,
+        })
+    }
+}
+
 /// SIGTERM and SIGINT drain and end; SIGHUP reads the configuration again
-async fn heed_signals(node: &Arc<Node>, admin: &Admin) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("signals cannot be received: {error}");
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+async fn heed_signals(node: &Arc<Node>, admin: &Admin, signals: Signals) -> Result<(), String> {
+    let Signals { mut terminate, mut interrupt, mut hangup } = signals;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,

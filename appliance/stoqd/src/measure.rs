@@ -114,9 +114,8 @@ impl Measurements {
     /// How far one is
     pub async fn show(&self, node: &Node, id: Id) -> Result<MeasureShown, ApiError> {
         let running = lock(&self.known).get(&id.0).cloned();
-        let running = running.ok_or_else(|| {
-            ApiError::not_found("measurement", id, "stoqctl measure NODE")
-        })?;
+        let running = running
+            .ok_or_else(|| ApiError::not_found("measurement", id, "stoqctl measure NODE"))?;
         let end = lock(&running.end).clone();
         let mut shown = MeasureShown {
             done: end.is_some(),
@@ -211,11 +210,7 @@ async fn answer(flow: Flow) -> Result<(), MeasureError> {
 }
 
 /// Sends the data and its digest
-async fn send(
-    writer: &mut FlowWriter,
-    bytes: u64,
-    moved: &AtomicU64,
-) -> Result<(), MeasureError> {
+async fn send(writer: &mut FlowWriter, bytes: u64, moved: &AtomicU64) -> Result<(), MeasureError> {
     let pool = pool();
     let mut digest = blake3::Hasher::new();
     let mut left = bytes;

@@ -45,7 +45,9 @@ pub enum NodeError {
         cause: std::io::Error,
     },
     /// Another stoqd uses the state directory
-    #[error("{0} is in use by another stoqd; stop it, or give this one a node.state_directory of its own")]
+    #[error(
+        "{0} is in use by another stoqd; stop it, or give this one a node.state_directory of its own"
+    )]
     StateInUse(PathBuf),
     /// The identity
     #[error("identity: {0}")]
@@ -412,14 +414,11 @@ fn demand_ring(config: &Config, endpoint: &Endpoint) -> Result<(), NodeError> {
 
 /// One stoqd per state directory
 fn lock(directory: &std::path::Path) -> Result<std::fs::File, NodeError> {
-    let failed =
-        |cause| NodeError::StateDirectory { path: directory.to_owned(), cause };
+    let failed = |cause| NodeError::StateDirectory { path: directory.to_owned(), cause };
     let file = std::fs::File::create(directory.join("stoqd.lock")).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            Err(NodeError::StateInUse(directory.to_owned()))
-        }
+        Err(std::fs::TryLockError::WouldBlock) => Err(NodeError::StateInUse(directory.to_owned())),
         Err(std::fs::TryLockError::Error(cause)) => Err(failed(cause)),
     }
 }

@@ -11,9 +11,8 @@ pub fn tell(state: &str) {
         [b'@', abstract_name @ ..] => SocketAddr::from_abstract_name(abstract_name),
         path => SocketAddr::from_pathname(std::path::Path::new(std::ffi::OsStr::from_bytes(path))),
     };
-    let sent = address.and_then(|address| {
-        UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address)
-    });
+    let sent = address
+        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
     if let Err(error) = sent {
         tracing::warn!(%error, state, "the service manager could not be told");
     }

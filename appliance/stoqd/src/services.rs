@@ -164,10 +164,7 @@ impl Services {
             }
         });
         let published = Published { target, allow, origin, tally, task };
-        self.published
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(name, published);
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).insert(name, published);
         Ok(())
     }
 
@@ -239,9 +236,7 @@ impl Services {
         let attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
         attached
             .iter()
-            .map(|((service, node), entry)| {
-                shown_attachment(service, node, entry, connected(node))
-            })
+            .map(|((service, node), entry)| shown_attachment(service, node, entry, connected(node)))
             .collect()
     }
 }
@@ -302,7 +297,9 @@ async fn accept_local(
             match peers.session(&node).await {
                 Ok(session) => note(&service, bridge::run(local, session.open(&service)).await),
                 // The local program sees its connection close.
-                Err(error) => tracing::warn!(%service, %error, "an attachment cannot reach its node"),
+                Err(error) => {
+                    tracing::warn!(%service, %error, "an attachment cannot reach its node")
+                }
             }
             drop(count);
         });

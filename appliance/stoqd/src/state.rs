@@ -131,8 +131,8 @@ impl State {
 }
 
 fn read(path: &Path) -> Result<Stored, StateError> {
-    let text = std::fs::read(path)
-        .map_err(|cause| StateError::Io { path: path.to_owned(), cause })?;
+    let text =
+        std::fs::read(path).map_err(|cause| StateError::Io { path: path.to_owned(), cause })?;
     let stored: Stored = serde_json::from_slice(&text)
         .map_err(|cause| StateError::Parse { path: path.to_owned(), cause })?;
     if stored.version != VERSION {
@@ -166,7 +166,8 @@ mod tests {
         assert_eq!(State::open(path.clone()).unwrap().read().peers, [peer]);
         std::fs::write(&path, b"{").unwrap();
         assert!(matches!(State::open(path.clone()), Err(StateError::Parse { .. })));
-        std::fs::write(&path, br#"{"version":2,"services":[],"attachments":[],"peers":[]}"#).unwrap();
+        std::fs::write(&path, br#"{"version":2,"services":[],"attachments":[],"peers":[]}"#)
+            .unwrap();
         assert!(matches!(State::open(path), Err(StateError::Foreign { .. })));
     }
 }

@@ -56,11 +56,8 @@ pub async fn run(
     let flow = session.open(&service);
     let report = |progress_now: Progress| {
         let seconds = started.elapsed().as_secs_f64();
-        let rate = if seconds > 0.0 {
-            progress_now.bytes_transferred as f64 / seconds
-        } else {
-            0.0
-        };
+        let rate =
+            if seconds > 0.0 { progress_now.bytes_transferred as f64 / seconds } else { 0.0 };
         progress.report(CopyProgress {
             bytes_done: progress_now.bytes_done,
             bytes_total: progress_now.bytes_total,

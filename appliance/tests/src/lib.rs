@@ -1,1 +1,21 @@
-//! End to end tests with real processes
+//! The harness of the end to end tests: real daemons in temporary directories on [::1], the programs behind and
+//! before their services, and a relay that loses packets on demand. No test of its own is here, and nothing that
+//! looks inside a daemon: what a test knows, it learns through `stoqctl`, sockets, files and /proc.
+
+#![forbid(unsafe_code)]
+
+mod host;
+mod local;
+mod node;
+mod options;
+mod pattern;
+mod relay;
+mod turn;
+
+pub use host::{raise_descriptor_limit, resident_bytes, say, wait_until};
+pub use local::{EchoProcess, Server, Stream};
+pub use node::{Answer, Node, enrol, program};
+pub use options::Options;
+pub use pattern::{DigestSink, digest_of, exchange_digest, exchange_until, fill};
+pub use relay::Relay;
+pub use turn::{alone, shared};

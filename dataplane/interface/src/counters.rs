@@ -27,7 +27,8 @@ impl Counter {
 }
 
 /// The stages of a worker's loop whose time is kept apart
-pub const STAGES: [&str; 6] = ["receive", "transport_in", "services", "transport_out", "submit", "idle"];
+pub const STAGES: [&str; 6] =
+    ["receive", "transport_in", "services", "transport_out", "submit", "idle"];
 
 /// Nanoseconds spent per stage of [`STAGES`]
 pub type StageClock = [Counter; STAGES.len()];

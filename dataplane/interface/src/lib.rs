@@ -11,7 +11,7 @@ mod settings;
 mod snapshot;
 mod status;
 
-pub use counters::{Counter, StageClock, WorkerCounters, STAGES};
+pub use counters::{Counter, STAGES, StageClock, WorkerCounters};
 pub use name::{NameError, NodeId, ServiceName};
 pub use reason::{CloseReason, DropReason, FlowError, PeerRefusal};
 pub use settings::{CongestionControl, Limits, TransportSettings};

@@ -120,7 +120,8 @@ mod tests {
         assert!(NodeId::new(&"a".repeat(63)).is_ok());
         assert_eq!(NodeId::new(""), Err(NameError::Empty));
         assert_eq!(NodeId::new(&"a".repeat(64)), Err(NameError::TooLong));
-        for (text, byte) in [("a.b", b'.'), ("A", b'A'), ("a/b", b'/'), ("*", b'*'), ("a b", b' ')] {
+        for (text, byte) in [("a.b", b'.'), ("A", b'A'), ("a/b", b'/'), ("*", b'*'), ("a b", b' ')]
+        {
             assert_eq!(ServiceName::new(text), Err(NameError::Character(byte)), "{text}");
         }
         assert_eq!(ServiceName::new("-a"), Err(NameError::Hyphen));

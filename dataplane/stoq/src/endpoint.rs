@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use stoq_interface::{
-    ConnectionStatus, ControlSnapshot, FlowStatus, ListenerStatus, NodeId, ServiceName, SessionStatus,
-    WorkerCounters, WorkerStatus,
+    ConnectionStatus, ControlSnapshot, FlowStatus, ListenerStatus, NodeId, ServiceName,
+    SessionStatus, WorkerCounters, WorkerStatus,
 };
 use stoq_transport::SessionKey;
 use stoq_udp::{IoDescription, IoSettings, SocketOptions};
@@ -210,10 +210,7 @@ impl Endpoint {
         self.group.listener()
     }
 
-    async fn gather<T>(
-        &self,
-        command: impl Fn(oneshot::Sender<Vec<T>>) -> Command,
-    ) -> Vec<T> {
+    async fn gather<T>(&self, command: impl Fn(oneshot::Sender<Vec<T>>) -> Command) -> Vec<T> {
         let mut all = Vec::new();
         for handle in self.group.handles() {
             let (reply, outcome) = oneshot::channel();

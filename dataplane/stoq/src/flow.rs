@@ -184,11 +184,7 @@ impl FlowWriter {
         self.port.error().map_or(Poll::Pending, |error| Poll::Ready(Err(error)))
     }
 
-    fn poll_take(
-        &mut self,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_take(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_rest(context)).map_err(broken)?;
         let length = bytes.len().min(PIECE_BYTES);
         self.rest = Bytes::copy_from_slice(&bytes[..length]);
@@ -300,17 +296,11 @@ impl AsyncWrite for FlowWriter {
         self.poll_take(context, bytes)
     }
 
-    fn poll_flush(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_rest(context).map_err(broken)
     }
 
-    fn poll_shutdown(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_shut(context)
     }
 }
@@ -324,17 +314,11 @@ impl futures_util::io::AsyncWrite for FlowWriter {
         self.poll_take(context, bytes)
     }
 
-    fn poll_flush(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_rest(context).map_err(broken)
     }
 
-    fn poll_close(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_shut(context)
     }
 }
@@ -367,10 +351,7 @@ macro_rules! both_directions {
                 self.writer.poll_rest(context).map_err(broken)
             }
 
-            fn $close(
-                mut self: Pin<&mut Self>,
-                context: &mut Context<'_>,
-            ) -> Poll<io::Result<()>> {
+            fn $close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
                 self.writer.poll_shut(context)
             }
         }

@@ -52,8 +52,8 @@ pub use session::Session;
 
 pub use stoq_interface::{
     Allow, CloseReason, ConnectionStatus, ControlSnapshot, FlowError, FlowStatus, Identity, Limits,
-    ListenerStatus, NodeId, PeerRefusal, PrivateKey, ServiceName, SessionStatus,
-    TransportSettings, TrustAnchor, WorkerCounters, WorkerStatus,
+    ListenerStatus, NodeId, PeerRefusal, PrivateKey, ServiceName, SessionStatus, TransportSettings,
+    TrustAnchor, WorkerCounters, WorkerStatus,
 };
 pub use stoq_transport::wire::CallStatus;
 pub use stoq_udp::IoDescription;

@@ -2,6 +2,7 @@
 //! the few operations the endpoint needs, and builds one configuration per role and snapshot epoch. It
 //! knows streams and datagrams, not sessions.
 
+use std::collections::VecDeque;
 use std::net::{SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,8 @@ use crate::tls::{self, PeerSlot, Role, TlsError, VerifiedPeer};
 const READ_BUFFER_BYTES: usize = 128 << 10;
 /// Pieces below this size get memory of their own: unread, they must not hold a whole buffer
 const READ_SHARED_BYTES: usize = 8 << 10;
+/// Buffers kept for use again: their pages are there and their octets are in the cache
+const READ_BUFFERS_KEPT: usize = 8;
 /// Smallest room worth reading into
 const READ_LEAST_BYTES: usize = 16 << 10;
 
@@ -169,9 +172,8 @@ fn configure(
     protocols: &[&[u8]],
 ) -> Result<quiche::Config, ConfigsError> {
     let refused = |cause: quiche::Error| ConfigsError::Transport(cause.to_string());
-    let mut config =
-        quiche::Config::with_boring_ssl_ctx_builder(quiche::PROTOCOL_VERSION, context)
-            .map_err(refused)?;
+    let mut config = quiche::Config::with_boring_ssl_ctx_builder(quiche::PROTOCOL_VERSION, context)
+        .map_err(refused)?;
     config.set_application_protos(protocols).map_err(refused)?;
     let settings = &snapshot.transport;
     let limits = &snapshot.limits;
@@ -232,6 +234,8 @@ pub struct Connection {
     slot: PeerSlot,
     local: SocketAddrV6,
     read_buffer: BytesMut,
+    /// Buffers whose pieces may still be unread
+    spent_buffers: VecDeque<BytesMut>,
     /// Datagrams sent: each holds one packet once the handshake is over
     pub packets_sent: u64,
     /// Datagrams received
@@ -302,13 +306,13 @@ impl Connection {
         expected: Option<NodeId>,
         local: SocketAddrV6,
     ) -> Option<Self> {
-        let slot =
-            PeerSlot::install(quic.as_mut(), expected, std::time::SystemTime::now).ok()?;
+        let slot = PeerSlot::install(quic.as_mut(), expected, std::time::SystemTime::now).ok()?;
         Some(Self {
             quic,
             slot,
             local,
             read_buffer: BytesMut::new(),
+            spent_buffers: VecDeque::new(),
             packets_sent: 0,
             packets_received: 0,
         })
@@ -317,8 +321,7 @@ impl Connection {
     /// Takes in a datagram, which is decrypted in place. `false`: quiche refused it.
     pub fn handle_datagram(&mut self, bytes: &mut [u8], from: SocketAddrV6) -> bool {
         self.packets_received += 1;
-        let info =
-            quiche::RecvInfo { from: SocketAddr::V6(from), to: SocketAddr::V6(self.local) };
+        let info = quiche::RecvInfo { from: SocketAddr::V6(from), to: SocketAddr::V6(self.local) };
         match self.quic.recv(bytes, info) {
             Ok(_) | Err(quiche::Error::Done) => true,
             Err(quiche::Error::TlsFail) => {
@@ -440,7 +443,7 @@ impl Connection {
     /// Reads what has arrived in order
     pub fn read(&mut self, stream: u64) -> ReadOutcome {
         if self.read_buffer.capacity() < READ_LEAST_BYTES {
-            self.read_buffer.reserve(READ_BUFFER_BYTES);
+            self.next_read_buffer();
         }
         let room = self.read_buffer.capacity();
         match self.quic.stream_recv_buf(stream, (&mut self.read_buffer).limit(room)) {
@@ -449,12 +452,34 @@ impl Connection {
                 self.read_buffer.clear();
                 ReadOutcome::Data(bytes, end)
             }
-            Ok((length, end)) => {
-                ReadOutcome::Data(self.read_buffer.split_to(length).freeze(), end)
-            }
+            Ok((length, end)) => ReadOutcome::Data(self.read_buffer.split_to(length).freeze(), end),
             Err(quiche::Error::Done) => ReadOutcome::Empty,
             Err(_) => ReadOutcome::Gone,
         }
+    }
+
+    /// Takes the oldest buffer whose pieces have all been read, or a new one
+    fn next_read_buffer(&mut self) {
+        let spent = std::mem::take(&mut self.read_buffer);
+        self.spent_buffers.push_back(spent);
+        for _ in 0..self.spent_buffers.len() {
+            let Some(mut buffer) = self.spent_buffers.pop_front() else { break };
+            if buffer.try_reclaim(READ_BUFFER_BYTES) {
+                self.read_buffer = buffer;
+                return;
+            }
+            self.spent_buffers.push_back(buffer);
+        }
+        if self.spent_buffers.len() > READ_BUFFERS_KEPT {
+            self.spent_buffers.pop_front();
+        }
+        self.read_buffer = BytesMut::with_capacity(READ_BUFFER_BYTES);
+    }
+
+    /// Gives back the memory that only a busy connection needs
+    pub fn relax(&mut self) {
+        self.read_buffer = BytesMut::new();
+        self.spent_buffers.clear();
     }
 
     /// Throws away what has arrived in order; the bytes, and whether the stream ended

@@ -13,5 +13,7 @@ pub mod tls;
 pub mod wire;
 
 pub use connection::ConfigsError;
-pub use endpoint::{Endpoint, EndpointSecrets, EndpointSetup, Event, Message, SessionKey, Transmit};
+pub use endpoint::{
+    Endpoint, EndpointSecrets, EndpointSetup, Event, Message, SessionKey, Transmit,
+};
 pub use session::LinkId;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crossbeam::queue::{ArrayQueue, SegQueue};
 use stoq_interface::{
-    CloseReason, ConnectionStatus, FlowError, FlowStatus, NodeId, PeerRefusal, SessionStatus, WorkerCounters,
+    CloseReason, ConnectionStatus, FlowError, FlowStatus, NodeId, PeerRefusal, SessionStatus,
+    WorkerCounters,
 };
 use stoq_transport::wire::{CallHeader, CallReply};
 use stoq_transport::{LinkId, SessionKey};

@@ -10,8 +10,8 @@ use stoq_interface::{ControlSnapshot, ListenerStatus, WorkerCounters, WorkerStat
 use stoq_memory::{TopologyError, bind_current_thread, host_topology};
 use stoq_transport::{Endpoint, EndpointSecrets, EndpointSetup};
 use stoq_udp::{
-    IoDescription, IoSettings, PeerRing, PortLock, Socket, SocketError, SocketGroup,
-    SocketOptions, Steering, ZeroCopyState,
+    IoDescription, IoSettings, PeerRing, PortLock, Socket, SocketError, SocketGroup, SocketOptions,
+    Steering, ZeroCopyState,
 };
 
 use crate::command::{Command, WorkerHandle};
@@ -214,11 +214,7 @@ impl WorkerGroup {
 
     /// The bound address, as operators see it
     pub fn listener(&self) -> ListenerStatus {
-        ListenerStatus {
-            address: self.address,
-            sockets: self.handles.len(),
-            steered: self.steered,
-        }
+        ListenerStatus { address: self.address, sockets: self.handles.len(), steered: self.steered }
     }
 
     /// The workers, by index

@@ -65,9 +65,7 @@ impl IncomingCall {
     /// Answers; `false` when the worker takes no more commands
     pub fn answer(self, status: CallStatus, body: Bytes) -> bool {
         let reply = CallReply { status, body };
-        self.worker
-            .command(Command::Answer { link: self.link, stream: self.stream, reply })
-            .is_ok()
+        self.worker.command(Command::Answer { link: self.link, stream: self.stream, reply }).is_ok()
     }
 }
 

@@ -52,9 +52,10 @@ fn size(text: &str) -> Result<u64, String> {
         _ => return Err(format!("'{unit}' is no unit: use B, kB, MB, GB, KiB, MiB, GiB or TiB")),
     };
     let number: u64 = number.parse().map_err(|_| format!("'{text}' is no size: write 8GiB"))?;
-    number.checked_mul(factor).filter(|bytes| *bytes > 0).ok_or_else(|| {
-        format!("'{text}' is out of range: from 1 octet to 16 EiB")
-    })
+    number
+        .checked_mul(factor)
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| format!("'{text}' is out of range: from 1 octet to 16 EiB"))
 }
 
 impl Measure {

@@ -71,12 +71,7 @@ impl EndpointSecrets {
         (differing == 0 && age <= TOKEN_LIFETIME.as_secs()).then(|| body[8..].to_vec())
     }
 
-    fn token_mac(
-        &self,
-        body: &[u8],
-        remote: SocketAddrV6,
-        retry_source: &[u8],
-    ) -> [u8; MAC_BYTES] {
+    fn token_mac(&self, body: &[u8], remote: SocketAddrV6, retry_source: &[u8]) -> [u8; MAC_BYTES] {
         let mut hasher = blake3::Hasher::new_keyed(&self.token);
         hasher.update(&[body.len() as u8]);
         hasher.update(body);

@@ -31,6 +31,8 @@ const RESET_BYTES: usize = 42;
 const PACKETS_PER_KEY: u64 = 1 << 23;
 /// Packets that may still be on their way out when a connection is closed for that limit
 const PACKETS_IN_HAND: u64 = 1 << 16;
+/// Packets received between two looks at what was lost
+const LOSSES_COUNTED_EVERY: u64 = 1_024;
 /// A release time this close is now: timers are no finer
 const PACING_SLACK: Duration = Duration::from_micros(200);
 /// Shortest Initial datagram (RFC 9000 section 14.1)
@@ -47,7 +49,10 @@ enum Purpose {
 /// Where a connection stands in joining its session
 enum Joining {
     /// Dialled: HELLO is due or sent, the answer is awaited
-    Dialled { session: SessionKey, id: SessionId },
+    Dialled {
+        session: SessionKey,
+        id: SessionId,
+    },
     /// Accepted: the peer's HELLO is awaited
     Accepted,
     /// The session's home was asked
@@ -76,6 +81,10 @@ pub(super) struct Held {
     probes_when_heard: (Instant, usize),
     suspect: bool,
     replace_asked: bool,
+    /// Lost packets and spurious ones that the worker's counters know of
+    losses_counted: (u64, u64),
+    /// Packets received when losses were last counted
+    losses_counted_at: u64,
     is_ready: bool,
     is_busy: bool,
     /// A datagram that did not fit the last train
@@ -104,20 +113,13 @@ impl Held {
         }
         let own = match (&self.purpose, self.joined()) {
             (Purpose::Perf(_), _) => None,
-            (_, Some(_)) => {
-                Some(self.last_heard.max(self.last_sent) + self.settings.keep_alive)
-            }
+            (_, Some(_)) => Some(self.last_heard.max(self.last_sent) + self.settings.keep_alive),
             (_, None) => Some(self.created + self.settings.handshake_timeout),
         };
         [quic, own, self.paced_until].into_iter().flatten().min()
     }
 
-    pub(super) fn status(
-        &mut self,
-        now: Instant,
-        worker: usize,
-        key: SlotKey,
-    ) -> ConnectionStatus {
+    pub(super) fn status(&mut self, now: Instant, worker: usize, key: SlotKey) -> ConnectionStatus {
         let path = self.connection.path();
         let state = match (&self.joining, self.connection.is_closing()) {
             (_, true) => "closing",
@@ -330,12 +332,10 @@ impl Endpoint {
         let id = self.steering.issue(self.worker, &mut self.random);
         let reset_token = self.secrets.reset_token(&id.0);
         let Some(configs) = &mut self.configs else { return };
-        let retry = original.as_deref().map(|original| RetryIds {
-            original,
-            retry_source: &header.destination,
-        });
-        let connection =
-            Connection::accept(configs, &id, reset_token, retry, self.local, from);
+        let retry = original
+            .as_deref()
+            .map(|original| RetryIds { original, retry_source: &header.destination });
+        let connection = Connection::accept(configs, &id, reset_token, retry, self.local, from);
         let Some(connection) = connection else {
             return self.drop_datagram(DropReason::Refused);
         };
@@ -381,6 +381,8 @@ impl Endpoint {
             probes_when_heard: (now, 0),
             suspect: false,
             replace_asked: false,
+            losses_counted: (0, 0),
+            losses_counted_at: 0,
             is_ready: false,
             is_busy: false,
             kept: None,
@@ -421,13 +423,7 @@ impl Endpoint {
     }
 
     /// `false`: the connection refused the datagram
-    fn feed(
-        &mut self,
-        now: Instant,
-        key: SlotKey,
-        bytes: &mut [u8],
-        from: SocketAddrV6,
-    ) -> bool {
+    fn feed(&mut self, now: Instant, key: SlotKey, bytes: &mut [u8], from: SocketAddrV6) -> bool {
         let Some(held) = self.connections.get_mut(key) else { return false };
         let taken = held.connection.handle_datagram(bytes, from);
         if taken {
@@ -539,10 +535,14 @@ impl Endpoint {
         let Some(held) = self.connections.get_mut(key) else { return };
         let limit = held.settings.replace_after_packets;
         let used = held.connection.packets_sent.max(held.connection.packets_received);
+        let uncounted = held.connection.packets_received - held.losses_counted_at;
         if used >= PACKETS_PER_KEY - PACKETS_IN_HAND {
             return self.close_connection(key, CloseReason::Limit);
         }
         if used < limit || held.replace_asked {
+            if uncounted >= LOSSES_COUNTED_EVERY {
+                self.count_losses(key);
+            }
             return;
         }
         let Some(session) = held.joined() else { return };
@@ -610,11 +610,8 @@ impl Endpoint {
                 match self.begin_session(now, link, &hello) {
                     Some(session) => self.welcome(key, session),
                     None => {
-                        let reason = if self.draining {
-                            CloseReason::Draining
-                        } else {
-                            CloseReason::Limit
-                        };
+                        let reason =
+                            if self.draining { CloseReason::Draining } else { CloseReason::Limit };
                         self.close_connection(key, reason);
                     }
                 }
@@ -741,10 +738,23 @@ impl Endpoint {
             && now >= held.last_heard.max(held.last_sent) + held.settings.keep_alive
         {
             held.last_sent = now;
+            held.connection.relax();
             held.connection.ping();
         }
         self.check_suspect(now, key);
+        self.count_losses(key);
         self.mark_busy(key);
+    }
+
+    /// Adds what a living connection has lost since the last time
+    fn count_losses(&mut self, key: SlotKey) {
+        let Some(held) = self.connections.get_mut(key) else { return };
+        let path = held.connection.path();
+        let (lost, spurious) = held.losses_counted;
+        self.counters.packets_lost.add(path.lost - lost);
+        self.counters.packets_lost_spurious.add(path.lost_spurious - spurious);
+        held.losses_counted = (path.lost, path.lost_spurious);
+        held.losses_counted_at = held.connection.packets_received;
     }
 
     /// Probe timeouts without an answer: the path may be dead long before the idle timeout says so
@@ -804,8 +814,8 @@ impl Endpoint {
     fn note_closed(&mut self, held: &mut Held, reason: CloseReason, refusal: Option<PeerRefusal>) {
         let path = held.connection.path();
         self.counters.connections_closed.add(1);
-        self.counters.packets_lost.add(path.lost);
-        self.counters.packets_lost_spurious.add(path.lost_spurious);
+        self.counters.packets_lost.add(path.lost - held.losses_counted.0);
+        self.counters.packets_lost_spurious.add(path.lost_spurious - held.losses_counted.1);
         if let Joining::Dialled { session, .. } = held.joining {
             let home = usize::from(session.worker);
             self.route(home, Message::DialFailed(session, reason, refusal));

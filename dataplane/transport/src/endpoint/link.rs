@@ -248,12 +248,7 @@ impl Link {
         }
     }
 
-    fn flush_leg(
-        &mut self,
-        connection: &mut Connection,
-        flow: u64,
-        out: &mut Vec<LinkOutput>,
-    ) {
+    fn flush_leg(&mut self, connection: &mut Connection, flow: u64, out: &mut Vec<LinkOutput>) {
         let Some(leg) = self.legs_out.get_mut(&flow) else { return };
         let Some(stream) = leg.stream else { return };
         let mut accepted = 0;

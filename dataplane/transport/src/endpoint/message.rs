@@ -28,10 +28,7 @@ impl SessionKey {
     /// The key behind a number; stale once the generation has wrapped past 16 bits
     pub fn of_number(number: u64) -> Self {
         let generation = (number >> 32) as u32 & 0xffff;
-        Self {
-            worker: (number >> 48) as u16,
-            slot: SlotKey { slot: number as u32, generation },
-        }
+        Self { worker: (number >> 48) as u16, slot: SlotKey { slot: number as u32, generation } }
     }
 }
 

@@ -263,8 +263,7 @@ impl Endpoint {
     /// Dials `node` at `address`. [`Event::Connected`] or [`Event::ConnectFailed`] follows with `token`.
     pub fn connect(&mut self, now: Instant, address: SocketAddrV6, node: NodeId, token: u64) {
         if self.sessions.len() >= self.snapshot.limits.sessions_per_worker {
-            let failed =
-                Event::ConnectFailed { token, reason: CloseReason::Limit, refusal: None };
+            let failed = Event::ConnectFailed { token, reason: CloseReason::Limit, refusal: None };
             self.events.push_back(failed);
             return;
         }

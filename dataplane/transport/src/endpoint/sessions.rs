@@ -88,8 +88,7 @@ impl Endpoint {
         });
         self.session_ids.insert(id, slot);
         let key = SessionKey { worker: self.worker as u16, slot };
-        self.events
-            .push_back(Event::SessionAccepted { session: key, peer: hello.node.clone() });
+        self.events.push_back(Event::SessionAccepted { session: key, peer: hello.node.clone() });
         self.mark_session(slot);
         Some(key)
     }
@@ -270,8 +269,7 @@ impl Endpoint {
             None => {
                 let peer = session.peer().clone();
                 self.counters.flows_accepted.add(1);
-                self.events
-                    .push_back(Event::FlowIncoming { session: key, flow, service, peer });
+                self.events.push_back(Event::FlowIncoming { session: key, flow, service, peer });
             }
         }
     }

@@ -287,8 +287,7 @@ impl Session {
         self.peer_missing.remove(&id);
         let peers = self.flows.len() as u64 - self.own_flows;
         if self.draining || peers >= self.limits.flows_per_session as u64 {
-            let reason =
-                if self.draining { FlowError::Busy } else { FlowError::TooManyFlows };
+            let reason = if self.draining { FlowError::Busy } else { FlowError::TooManyFlows };
             self.counters.flow_errors[reason.index()] += 1;
             self.resets.insert(id, reason);
             self.send_frame(Some(link), Frame::FlowReset { flow: id, reason });
@@ -527,9 +526,8 @@ impl Session {
     }
 
     pub(super) fn pump_all(&mut self) {
-        let due = |flow: &Flow| {
-            flow.sender.has_piece() || (flow.opened_here && flow.legs.is_empty())
-        };
+        let due =
+            |flow: &Flow| flow.sender.has_piece() || (flow.opened_here && flow.legs.is_empty());
         let flows: Vec<u64> =
             self.flows.iter().filter(|(_, flow)| due(flow)).map(|(id, _)| *id).collect();
         for id in flows {

@@ -136,10 +136,7 @@ impl Session {
         if self.dialled {
             self.grow();
         } else if let Some(link) = self.best_link() {
-            self.command(
-                link,
-                LinkCommand::Frame(Frame::WantConnections { count: count as u64 }),
-            );
+            self.command(link, LinkCommand::Frame(Frame::WantConnections { count: count as u64 }));
         }
     }
 

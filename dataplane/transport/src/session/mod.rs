@@ -309,14 +309,11 @@ impl Session {
     /// Takes no new flows; tells the peer; ends once the flows under way are done
     pub fn drain(&mut self, now: Instant, timeout: Duration) {
         self.draining = true;
-        let frame = Frame::Drain {
-            deadline_ms: timeout.as_millis() as u64,
-            reason: CloseReason::Draining,
-        };
+        let frame =
+            Frame::Drain { deadline_ms: timeout.as_millis() as u64, reason: CloseReason::Draining };
         for link in &mut self.links {
             link.deadline = Some(now + timeout);
-            self.outputs
-                .push_back(Output::Link(link.id, LinkCommand::Frame(frame.clone())));
+            self.outputs.push_back(Output::Link(link.id, LinkCommand::Frame(frame.clone())));
         }
         self.close_if_drained();
     }

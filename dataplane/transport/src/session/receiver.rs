@@ -56,12 +56,7 @@ impl FlowReceiver {
     }
 
     /// Takes in a piece; an error ends the flow
-    pub fn handle_piece(
-        &mut self,
-        offset: u64,
-        bytes: Bytes,
-        end: bool,
-    ) -> Result<(), FlowError> {
+    pub fn handle_piece(&mut self, offset: u64, bytes: Bytes, end: bool) -> Result<(), FlowError> {
         let stop = offset.checked_add(bytes.len() as u64).ok_or(FlowError::FinalSize)?;
         if stop > self.limit {
             return Err(FlowError::WindowExceeded);
@@ -239,7 +234,8 @@ impl FlowReceiver {
     /// A new limit to advertise, once the reader has used up half of the window. The window doubles while
     /// the reader is fast and `may_grow`.
     pub fn poll_limit(&mut self, now: Instant, may_grow: bool) -> Option<u64> {
-        if self.final_size.is_some() || self.limit >= self.read + self.window / 2 + self.window % 2 {
+        if self.final_size.is_some() || self.limit >= self.read + self.window / 2 + self.window % 2
+        {
             return None;
         }
         if let Some(since) = self.window_since

@@ -196,8 +196,7 @@ mod tests {
         assert_eq!(reader.request(), Err(WireError::CallTooLong));
         let mut reader = CallReader::new(8);
         assert_eq!(reader.push(&[0; 300]), Err(WireError::CallTooLong));
-        let header =
-            CallHeader { method: "m".repeat(129), deadline_ms: 0, body: Bytes::new() };
+        let header = CallHeader { method: "m".repeat(129), deadline_ms: 0, body: Bytes::new() };
         let mut reader = CallReader::new(8);
         reader.push(&header.encode()).unwrap();
         assert_eq!(reader.request(), Err(WireError::Name));
