@@ -92,6 +92,8 @@ async fn every_operation_answers_in_its_own_envelope() {
             ("service", "publish") => r#"{"name":"web","target":"[::1]:80","allow":["beta"]}"#,
             ("service", "attach") => r#"{"service":"web","node":"beta","listen":"unix:/s"}"#,
             ("service", "remove") => r#"{"name":"web"}"#,
+            ("measure", "start") => r#"{"node":"beta","bytes":1}"#,
+            ("measure", "show") => r#"{"measurement":"2a"}"#,
             ("config", "explain") => r#"{"key":"node.name"}"#,
             ("log", "level-set") => r#"{"level":"debug"}"#,
             ("drain", "run") => r#"{"timeout_seconds":1}"#,

@@ -1,22 +1,17 @@
-//! The endpoint's connections: admitting, dialling, feeding, timing and closing them, and filling trains.
+//! The endpoint's connections: dialling, joining sessions, reading and writing streams, timing and closing.
 
-use std::net::{Ipv6Addr, SocketAddrV6};
-use std::time::{Duration, Instant, SystemTime};
+use std::net::SocketAddrV6;
+use std::time::{Duration, Instant};
 
-use stoq_interface::{
-    CloseReason, ConnectionStatus, DropReason, NodeId, PeerRefusal, TransportSettings,
-};
+use stoq_interface::{CloseReason, NodeId, PeerRefusal};
 
-use super::admission::Admission;
+use super::held::{Held, Joining, Purpose, link_id};
 use super::link::{Link, LinkOutput};
 use super::message::{Event, Message, SessionKey};
-use super::perf::Perf;
 use super::slots::SlotKey;
-use super::{Endpoint, STATELESS_QUEUE, Stateless, Timer, Transmit};
-use crate::connection::{
-    Connection, PacketHeader, PacketKind, RetryIds, write_retry, write_version_negotiation,
-};
-use crate::connection_id::{CONNECTION_ID_BYTES, ConnectionId};
+use super::{Endpoint, Timer};
+use crate::connection::Connection;
+use crate::connection_id::ConnectionId;
 use crate::session::{LinkCommand, LinkEvent, LinkId};
 use crate::wire::{CallHeader, CallReply, Frame, Hello, SessionId, VERSION};
 
@@ -24,336 +19,15 @@ use crate::wire::{CallHeader, CallReply, Frame, Hello, SessionId, VERSION};
 const SUSPECT_AFTER: Duration = Duration::from_millis(600);
 /// Probe timeouts without an answer that make a path suspect
 const SUSPECT_PROBES: usize = 3;
-/// Smallest datagram that may be answered by a stateless reset; the answer is shorter (RFC 9000 10.3.3)
-const RESET_ABOVE_BYTES: usize = 43;
-const RESET_BYTES: usize = 42;
 /// Packets one AES-GCM key may protect (RFC 9001 section 6.6)
 const PACKETS_PER_KEY: u64 = 1 << 23;
 /// Packets that may still be on their way out when a connection is closed for that limit
 const PACKETS_IN_HAND: u64 = 1 << 16;
 /// Packets received between two looks at what was lost
 const LOSSES_COUNTED_EVERY: u64 = 1_024;
-/// A release time this close is now: timers are no finer
-const PACING_SLACK: Duration = Duration::from_micros(200);
-/// Shortest Initial datagram (RFC 9000 section 14.1)
-const INITIAL_BYTES: usize = 1_200;
-
-/// What a connection is for
-enum Purpose {
-    /// Not known before the handshake ends
-    Unknown,
-    Stoq(Box<Link>),
-    Perf(Box<Perf>),
-}
-
-/// Where a connection stands in joining its session
-enum Joining {
-    /// Dialled: HELLO is due or sent, the answer is awaited
-    Dialled {
-        session: SessionKey,
-        id: SessionId,
-    },
-    /// Accepted: the peer's HELLO is awaited
-    Accepted,
-    /// The session's home was asked
-    Asked,
-    Joined(SessionKey),
-}
-
-/// A connection and all that the endpoint knows of it
-pub(super) struct Held {
-    pub(super) connection: Connection,
-    purpose: Purpose,
-    joining: Joining,
-    id: ConnectionId,
-    initial_id: Option<Vec<u8>>,
-    remote: SocketAddrV6,
-    /// The local address the peer knows, on accepted connections
-    source: Option<Ipv6Addr>,
-    dialled: bool,
-    epoch: u64,
-    settings: TransportSettings,
-    created: Instant,
-    established: bool,
-    half_open: bool,
-    last_heard: Instant,
-    last_sent: Instant,
-    probes_when_heard: (Instant, usize),
-    suspect: bool,
-    replace_asked: bool,
-    /// Lost packets and spurious ones that the worker's counters know of
-    losses_counted: (u64, u64),
-    /// Packets received when losses were last counted
-    losses_counted_at: u64,
-    is_ready: bool,
-    is_busy: bool,
-    /// A datagram that did not fit the last train
-    kept: Option<(Vec<u8>, SocketAddrV6)>,
-    /// With pacing on: nothing leaves before
-    paced_until: Option<Instant>,
-    pub(super) timer: Option<Instant>,
-}
-
-impl Held {
-    fn joined(&self) -> Option<SessionKey> {
-        match &self.joining {
-            Joining::Joined(key) => Some(*key),
-            _ => None,
-        }
-    }
-
-    fn next_timeout(&self) -> Option<Instant> {
-        if self.connection.is_closed() {
-            // Overdue: the next turn takes it out.
-            return Some(self.created);
-        }
-        let quic = self.connection.next_timeout();
-        if self.connection.is_closing() {
-            return quic;
-        }
-        let own = match (&self.purpose, self.joined()) {
-            (Purpose::Perf(_), _) => None,
-            (_, Some(_)) => Some(self.last_heard.max(self.last_sent) + self.settings.keep_alive),
-            (_, None) => Some(self.created + self.settings.handshake_timeout),
-        };
-        [quic, own, self.paced_until].into_iter().flatten().min()
-    }
-
-    pub(super) fn status(&mut self, now: Instant, worker: usize, key: SlotKey) -> ConnectionStatus {
-        let path = self.connection.path();
-        let state = match (&self.joining, self.connection.is_closing()) {
-            (_, true) => "closing",
-            (Joining::Joined(_), _) if self.replace_asked => "draining",
-            (Joining::Joined(_), _) => "active",
-            _ if matches!(self.purpose, Purpose::Perf(_)) => "active",
-            _ => "handshake",
-        };
-        ConnectionStatus {
-            id: link_number(link_id(worker, key)),
-            worker,
-            peer: self.connection.peer().map(|peer| peer.node),
-            session: self.joined().map(SessionKey::number),
-            remote: self.remote,
-            dialled: self.dialled,
-            state,
-            age: now.saturating_duration_since(self.created),
-            rtt: path.rtt,
-            congestion_window_bytes: path.congestion_window_bytes,
-            udp_payload_bytes: path.udp_payload_bytes,
-            packets_sent: self.connection.packets_sent,
-            packets_received: self.connection.packets_received,
-            packets_lost: path.lost,
-            packets_lost_spurious: path.lost_spurious,
-            bytes_sent: path.bytes_sent,
-            bytes_received: path.bytes_received,
-            key_exchange: self.connection.key_exchange(),
-            epoch: self.epoch,
-        }
-    }
-}
-
-pub(super) fn link_id(worker: usize, key: SlotKey) -> LinkId {
-    LinkId { worker: worker as u16, slot: key.slot, generation: key.generation }
-}
-
-/// One number for status and JSON
-fn link_number(link: LinkId) -> u64 {
-    u64::from(link.worker) << 48 | u64::from(link.generation & 0xffff) << 32 | u64::from(link.slot)
-}
-
-/// The link behind a number of [`link_number`], for operators' commands
-pub(crate) fn link_of_number(number: u64) -> LinkId {
-    LinkId {
-        worker: (number >> 48) as u16,
-        generation: (number >> 32) as u32 & 0xffff,
-        slot: number as u32,
-    }
-}
 
 impl Endpoint {
-    /// Takes in one datagram, which is decrypted in place
-    pub fn handle_datagram(&mut self, now: Instant, bytes: &mut [u8], from: SocketAddrV6) {
-        // The fast way: a short header whose connection ID is known.
-        let key = match bytes.first() {
-            Some(first) if first & 0x80 == 0 && bytes.len() > CONNECTION_ID_BYTES => {
-                let mut id = [0; CONNECTION_ID_BYTES];
-                id.copy_from_slice(&bytes[1..=CONNECTION_ID_BYTES]);
-                self.ids.get(&id).copied()
-            }
-            _ => None,
-        };
-        match key {
-            Some(key) => {
-                self.feed(now, key, bytes, from);
-            }
-            None => self.handle_unrouted(now, bytes, from),
-        }
-    }
-
-    fn drop_datagram(&self, reason: DropReason) {
-        self.counters.dropped[reason.index()].add(1);
-    }
-
-    fn handle_unrouted(&mut self, now: Instant, bytes: &mut [u8], from: SocketAddrV6) {
-        let Some(header) = PacketHeader::parse(bytes) else {
-            return self.drop_datagram(DropReason::Malformed);
-        };
-        let known = <[u8; CONNECTION_ID_BYTES]>::try_from(&header.destination[..])
-            .ok()
-            .and_then(|id| self.ids.get(&id))
-            .or_else(|| self.initial_ids.get(&header.destination))
-            .copied();
-        if let Some(key) = known {
-            self.feed(now, key, bytes, from);
-            return;
-        }
-        match header.kind {
-            PacketKind::Initial | PacketKind::Long if !header.version_is_supported() => {
-                self.answer_version(&header, bytes.len(), from);
-            }
-            PacketKind::Initial => self.handle_initial(now, &header, bytes, from),
-            PacketKind::Short | PacketKind::Long => self.handle_unknown(&header, bytes, from),
-            PacketKind::Stateless => self.drop_datagram(DropReason::UnknownConnection),
-        }
-    }
-
-    /// A connection this worker does not know: perhaps another does
-    fn handle_unknown(&mut self, header: &PacketHeader, bytes: &[u8], from: SocketAddrV6) {
-        match self.steering.worker_of(&header.destination) {
-            Some(owner) if owner != self.worker => {
-                self.counters.handed_over.add(1);
-                let message = Message::Datagram { bytes: bytes.to_vec(), from };
-                self.outbox.push_back((owner, message));
-            }
-            _ => {
-                self.drop_datagram(DropReason::UnknownConnection);
-                if header.kind == PacketKind::Short && bytes.len() >= RESET_ABOVE_BYTES {
-                    self.answer_reset(&header.destination, from);
-                }
-            }
-        }
-    }
-
-    fn answer_reset(&mut self, destination: &[u8], to: SocketAddrV6) {
-        let token = self.secrets.reset_token(destination);
-        let mut bytes = vec![0; RESET_BYTES];
-        rand::Rng::fill(&mut self.random, &mut bytes[..]);
-        // Looks like a short header packet.
-        bytes[0] = bytes[0] & 0x3f | 0x40;
-        bytes[RESET_BYTES - 16..].copy_from_slice(&token.to_be_bytes());
-        if self.answer(bytes, to) {
-            self.counters.resets_sent.add(1);
-        }
-    }
-
-    fn answer_version(&mut self, header: &PacketHeader, length: usize, to: SocketAddrV6) {
-        self.drop_datagram(DropReason::Version);
-        let mut bytes = vec![0; 256];
-        if length >= INITIAL_BYTES
-            && let Some(length) = write_version_negotiation(header, &mut bytes)
-        {
-            bytes.truncate(length);
-            if self.answer(bytes, to) {
-                self.counters.versions_sent.add(1);
-            }
-        }
-    }
-
-    fn answer(&mut self, bytes: Vec<u8>, to: SocketAddrV6) -> bool {
-        let room = self.stateless.len() < STATELESS_QUEUE;
-        if room {
-            self.stateless.push_back(Stateless { bytes, to, from: self.arrival });
-        }
-        room
-    }
-
-    fn handle_initial(
-        &mut self,
-        now: Instant,
-        header: &PacketHeader,
-        bytes: &mut [u8],
-        from: SocketAddrV6,
-    ) {
-        if bytes.len() < INITIAL_BYTES {
-            return self.drop_datagram(DropReason::ShortInitial);
-        }
-        // The kernel steers Initials by processor, which may differ from one datagram of a flight to the
-        // next; the worker that the connection ID names is the same for all, whoever chose the ID.
-        let owner = self.steering.worker_of_any(&header.destination);
-        if owner != self.worker {
-            self.counters.handed_over.add(1);
-            let message = Message::Datagram { bytes: bytes.to_vec(), from };
-            return self.outbox.push_back((owner, message));
-        }
-        let original = if header.token.is_empty() {
-            None
-        } else {
-            let wall = SystemTime::now();
-            let secrets = &self.secrets;
-            match secrets.check_token(wall, from, &header.token, &header.destination) {
-                None => return self.drop_datagram(DropReason::BadToken),
-                original => original,
-            }
-        };
-        if self.draining || self.configs.is_none() {
-            return self.drop_datagram(DropReason::NotAccepting);
-        }
-        if self.connections.len() >= self.snapshot.limits.connections_per_worker {
-            return self.drop_datagram(DropReason::ConnectionLimit);
-        }
-        match self.half_open.judge(&self.snapshot.limits, from, original.is_some()) {
-            Admission::Accept => self.accept(now, header, original, bytes, from),
-            Admission::Retry => self.answer_retry(header, from),
-            Admission::Refuse(reason) => self.drop_datagram(reason),
-        }
-    }
-
-    fn answer_retry(&mut self, header: &PacketHeader, to: SocketAddrV6) {
-        let source = self.steering.issue(self.worker, &mut self.random);
-        let wall = SystemTime::now();
-        let token = self.secrets.mint_token(wall, to, &header.destination, &source.0);
-        let mut bytes = vec![0; 512];
-        if let Some(length) = write_retry(header, &source, &token, &mut bytes) {
-            bytes.truncate(length);
-            if self.answer(bytes, to) {
-                self.counters.retries_sent.add(1);
-            }
-        }
-    }
-
-    fn accept(
-        &mut self,
-        now: Instant,
-        header: &PacketHeader,
-        original: Option<Vec<u8>>,
-        bytes: &mut [u8],
-        from: SocketAddrV6,
-    ) {
-        let id = self.steering.issue(self.worker, &mut self.random);
-        let reset_token = self.secrets.reset_token(&id.0);
-        let Some(configs) = &mut self.configs else { return };
-        let retry = original
-            .as_deref()
-            .map(|original| RetryIds { original, retry_source: &header.destination });
-        let connection = Connection::accept(configs, &id, reset_token, retry, self.local, from);
-        let Some(connection) = connection else {
-            return self.drop_datagram(DropReason::Refused);
-        };
-        let key = self.hold(now, connection, id, from, Joining::Accepted);
-        self.half_open.begin(from);
-        if let Some(held) = self.connections.get_mut(key) {
-            held.half_open = true;
-            held.source = self.arrival;
-            held.initial_id = Some(header.destination.clone());
-        }
-        self.initial_ids.insert(header.destination.clone(), key);
-        if !self.feed(now, key, bytes, from) {
-            // Not an Initial at all, though it looked like one: nothing is kept for it.
-            self.close_connection(key, CloseReason::Protocol);
-        }
-    }
-
-    fn hold(
+    pub(super) fn hold(
         &mut self,
         now: Instant,
         connection: Connection,
@@ -422,20 +96,7 @@ impl Endpoint {
         self.rearm(key);
     }
 
-    /// `false`: the connection refused the datagram
-    fn feed(&mut self, now: Instant, key: SlotKey, bytes: &mut [u8], from: SocketAddrV6) -> bool {
-        let Some(held) = self.connections.get_mut(key) else { return false };
-        let taken = held.connection.handle_datagram(bytes, from);
-        if taken {
-            held.last_heard = now;
-        } else {
-            self.drop_datagram(DropReason::Refused);
-        }
-        self.mark_busy(key);
-        taken
-    }
-
-    fn mark_busy(&mut self, key: SlotKey) {
+    pub(super) fn mark_busy(&mut self, key: SlotKey) {
         if let Some(held) = self.connections.get_mut(key)
             && !held.is_busy
         {
@@ -444,7 +105,7 @@ impl Endpoint {
         }
     }
 
-    fn mark_ready(&mut self, key: SlotKey) {
+    pub(super) fn mark_ready(&mut self, key: SlotKey) {
         if let Some(held) = self.connections.get_mut(key)
             && !held.is_ready
         {
@@ -453,7 +114,7 @@ impl Endpoint {
         }
     }
 
-    fn rearm(&mut self, key: SlotKey) {
+    pub(super) fn rearm(&mut self, key: SlotKey) {
         if let Some(held) = self.connections.get_mut(key) {
             let (old, new) = (held.timer, held.next_timeout());
             held.timer = new;
@@ -777,7 +438,7 @@ impl Endpoint {
     }
 
     /// Removes a connection that is closed; tells whoever counted on it
-    fn reap(&mut self, key: SlotKey) {
+    pub(super) fn reap(&mut self, key: SlotKey) {
         let Some(held) = self.connections.get_mut(key) else { return };
         let joined = held.joined();
         if held.connection.is_closing()
@@ -836,92 +497,5 @@ impl Endpoint {
             refusal,
             code: held.connection.error_code(),
         });
-    }
-
-    /// Fills `slab` with the next train; `None` when nothing is to be sent now
-    pub fn poll_transmit(
-        &mut self,
-        now: Instant,
-        slab: &mut [u8],
-        segments: usize,
-    ) -> Option<Transmit> {
-        if let Some(answer) = self.stateless.pop_front() {
-            let length = answer.bytes.len().min(slab.len());
-            slab[..length].copy_from_slice(&answer.bytes[..length]);
-            let (to, from) = (answer.to, answer.from);
-            return Some(Transmit { bytes: length, segment_bytes: length, to, from });
-        }
-        while let Some(key) = self.ready.pop_front() {
-            let Some(held) = self.connections.get_mut(key) else { continue };
-            held.is_ready = false;
-            held.paced_until =
-                held.connection.release_time(now).filter(|at| *at > now + PACING_SLACK);
-            if held.paced_until.is_some() {
-                self.rearm(key);
-                continue;
-            }
-            let (transmit, more) = fill_train(held, &mut self.scratch, slab, segments);
-            if transmit.is_some() {
-                held.last_sent = now;
-            }
-            if more {
-                // Others have their turn first.
-                self.mark_ready(key);
-            }
-            self.rearm(key);
-            if transmit.is_some() {
-                return transmit;
-            }
-        }
-        None
-    }
-}
-
-/// Writes datagrams of one size and one destination until the connection has no more, the slab is full or a
-/// datagram differs; that one is kept for the next train. Returns the train and whether there may be more.
-fn fill_train(
-    held: &mut Held,
-    scratch: &mut [u8],
-    slab: &mut [u8],
-    segments: usize,
-) -> (Option<Transmit>, bool) {
-    let mut train: Option<Transmit> = None;
-    let from = held.source;
-    if let Some((bytes, to)) = held.kept.take() {
-        slab[..bytes.len()].copy_from_slice(&bytes);
-        train = Some(Transmit { bytes: bytes.len(), segment_bytes: bytes.len(), to, from });
-    }
-    let mut count = usize::from(train.is_some());
-    loop {
-        let filled = train.map_or(0, |train| train.bytes);
-        let segment = train.map_or(0, |train| train.segment_bytes);
-        let room = slab.len() - filled;
-        if count >= segments || (count > 0 && room < segment) {
-            return (train, true);
-        }
-        // A probe of the path MTU may be larger than the others: it must not be cut by the slab's end.
-        let direct = room >= 16_384 || count == 0;
-        let target = if direct { &mut slab[filled..] } else { &mut scratch[..] };
-        let Some((length, to)) = held.connection.poll_datagram(target) else {
-            return (train, false);
-        };
-        match &mut train {
-            None => train = Some(Transmit { bytes: length, segment_bytes: length, to, from }),
-            Some(train) if length <= segment && to == train.to => {
-                if !direct {
-                    slab[filled..filled + length].copy_from_slice(&scratch[..length]);
-                }
-                train.bytes += length;
-                if length < segment {
-                    return (Some(*train), true);
-                }
-            }
-            Some(_) => {
-                let bytes = if direct { &slab[filled..] } else { &scratch[..] };
-                held.kept = Some((bytes[..length].to_vec(), to));
-                return (train, true);
-            }
-        }
-        count += 1;
     }
 }

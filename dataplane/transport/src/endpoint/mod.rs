@@ -3,7 +3,10 @@
 //! turn: `handle_*` for everything that came, `poll_event`, `poll_message`, `poll_transmit` until empty.
 
 mod admission;
+mod arrivals;
 mod connections;
+mod departures;
+mod held;
 mod link;
 mod message;
 mod perf;
@@ -30,7 +33,7 @@ use crate::connection_id::{CONNECTION_ID_BYTES, Steering};
 use crate::session::Session;
 use crate::wire::{CallHeader, SessionId};
 use admission::HalfOpen;
-use connections::Held;
+use held::Held;
 use slots::Slots;
 
 /// Stateless answers (Retry, version negotiation, reset) that may wait to be sent
@@ -342,7 +345,7 @@ impl Endpoint {
 
     /// Closes one connection on an operator's demand
     pub fn close_connection_number(&mut self, now: Instant, number: u64) -> bool {
-        let link = connections::link_of_number(number);
+        let link = held::link_of_number(number);
         let key = SlotKey { slot: link.slot, generation: link.generation };
         let known = self.connections.get(key).is_some();
         self.close_connection(key, CloseReason::Operator);
