@@ -19,7 +19,7 @@ pub struct CommandLine {
 /// What stoqd does
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve in the foreground; without a configuration file, a complete node on [::1]
+    /// Serve in the foreground; without a configuration file, a complete node on loopback
     Run(ConfigFile),
     /// Parse, validate and show what `run` would do, without starting anything
     Check(ConfigFile),

@@ -1,4 +1,4 @@
-//! The harness of the end to end tests: real daemons in temporary directories on [::1], the programs behind and
+//! The harness of the end to end tests: real daemons in temporary directories on `[::1]`, the programs behind and
 //! before their services, and a relay that loses packets on demand. No test of its own is here, and nothing that
 //! looks inside a daemon: what a test knows, it learns through `stoqctl`, sockets, files and /proc.
 

@@ -120,7 +120,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// On a free TCP port of [::1]
+    /// On a free TCP port of `[::1]`
     pub fn tcp(handle: impl Fn(Stream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(("::1", 0)).expect("a port of [::1] is free");
         let target = listener.local_addr().expect("a bound socket has an address").to_string();

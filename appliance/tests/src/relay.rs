@@ -43,7 +43,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Passes what arrives at a free port of [::1] on to `server`, and the answers back
+    /// Passes what arrives at a free port of `[::1]` on to `server`, and the answers back
     pub fn start(server: &str) -> Self {
         let front = socket();
         let back = socket();

@@ -134,7 +134,7 @@ pub struct SinkArgs {
 /// `stoq-bench load`
 #[derive(Args, Clone, Debug)]
 pub struct LoadArgs {
-    /// A running sink; without it one is started on [::1] for the time of the run
+    /// A running sink; without it one is started on loopback for the time of the run
     #[arg(long, value_name = "ADDRESS", requires = "identity")]
     pub to: Option<SocketAddrV6>,
     /// Directory made by `stoq-bench identity`
