@@ -10,7 +10,13 @@ use stoq_appliance_tests::{
 
 use crate::{pair, unix};
 
-const LENGTH: u64 = 192 << 20;
+/// Octets of the flow; `STOQ_TEST_FLOW_BYTES` asks for more
+fn length() -> u64 {
+    match std::env::var("STOQ_TEST_FLOW_BYTES") {
+        Ok(text) => text.parse().expect("STOQ_TEST_FLOW_BYTES is a number of octets"),
+        Err(_) => 192 << 20,
+    }
+}
 /// Lets an end notice within two seconds that a connection is dead
 const QUICK: &str = "idle_timeout_ms = 2000\nkeep_alive_ms = 500\nhandshake_timeout_ms = 1000";
 
@@ -36,10 +42,11 @@ impl Scene {
     /// A flow with a digest, under way
     fn flow(&self) -> JoinHandle<std::io::Result<bool>> {
         let (at, read) = (self.at.clone(), self.sink.bytes_read());
-        let client =
-            std::thread::spawn(move || exchange_digest(Stream::connect(&at).unwrap(), 21, LENGTH));
+        let client = std::thread::spawn(move || {
+            exchange_digest(Stream::connect(&at).unwrap(), 21, length())
+        });
         wait_until("the flow is under way", Duration::from_secs(20), || {
-            (self.sink.bytes_read() > read + LENGTH / 16).then_some(())
+            (self.sink.bytes_read() > read + length() / 16).then_some(())
         });
         client
     }
@@ -52,13 +59,14 @@ fn a_flow_survives_the_death_of_its_connections() {
     let client = scene.flow();
     let ids = scene.relay.kill_connections();
     assert!(ids >= 2, "the relay saw no handshake: {ids}");
-    assert!(scene.sink.bytes_read() < LENGTH, "the flow was over before its connection died");
+    assert!(scene.sink.bytes_read() < length(), "the flow was over before its connection died");
     let begin = Instant::now();
     assert!(client.join().unwrap().unwrap(), "the digest differs");
     let session = scene.beta.session();
     say(&format!(
-        "death of a connection: {LENGTH} octets, digest equal, {} lost datagrams, {} connections \
+        "death of a connection: {} octets, digest equal, {} lost datagrams, {} connections \
          lost, {} octets sent again, over after {:.1} s",
+        length(),
         scene.relay.dropped(),
         session["losses"],
         session["bytes_resent"],
@@ -84,7 +92,8 @@ fn a_flow_survives_an_outage_shorter_than_the_linger() {
     assert!(client.join().unwrap().unwrap(), "the digest differs");
     let session = scene.beta.session();
     say(&format!(
-        "outage of 3 s: {LENGTH} octets, digest equal, {} connections lost, over after {:.1} s",
+        "outage of 3 s: {} octets, digest equal, {} connections lost, over after {:.1} s",
+        length(),
         session["losses"],
         begin.elapsed().as_secs_f64()
     ));

@@ -21,7 +21,9 @@ const CEILING_TIME: Duration = Duration::from_millis(500);
 
 /// Runs a load and prints it; the report is also returned
 pub fn run(args: &LoadArgs) -> Result<LoadReport, Failure> {
-    let ceilings_wanted = args.to.is_none() && !args.no_ceiling;
+    // A core that serves both ends has no ceiling of "one core per side": none is claimed.
+    let shared = args.cores.0.iter().any(|core| args.sink_cores.0.contains(core));
+    let ceilings_wanted = args.to.is_none() && !args.no_ceiling && !shared;
     let before = ceilings_wanted.then(|| measure_ceiling(args)).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(run::carry(args))?;

@@ -208,7 +208,7 @@ pub struct LoadReport {
     pub packets_per_key_max: Option<u64>,
     /// Before and after the load; absent where the two ends are not this host's to measure
     pub ceilings: Option<[Ceiling; 2]>,
-    /// Mean of what the two ceilings' models allow one core per side, times the workers of the smaller side
+    /// Mean of what the two ceilings' models allow one core per side, times the workers of the smaller side; absent where a core serves both ends
     pub ceiling_gbps: Option<f64>,
     /// Goodput over that
     pub fraction_of_ceiling: Option<f64>,

@@ -64,7 +64,7 @@ impl Flow {
         &self.service
     }
 
-    /// What [`super::Session::set_context`] stored
+    /// What was given when the flow was opened or accepted
     pub fn context(&self) -> u64 {
         self.context
     }
