@@ -5,6 +5,7 @@
 
 mod loss;
 mod many_flows;
+mod measure;
 mod permissions;
 mod replacement;
 mod services;
