@@ -127,10 +127,15 @@ prerequisites_toolchain() {
             "sh -s -- -y --profile minimal --default-toolchain $wanted"
         return 1
     fi
-    # Inside the tree rustup obeys rust-toolchain.toml, and fetches that version where it is missing.
+    # Inside the tree rustup obeys rust-toolchain.toml, and fetches that version where it is missing. Where it
+    # cannot (no network, a host that forbids it) an installed toolchain of the same version under another name,
+    # "stable" most often, is the same compiler.
     if ! found=$(cd "$root" && rustc --version 2>&1); then
-        prerequisites_say "rustc does not start: $found; type:  rustup toolchain install $wanted"
-        return 1
+        if ! prerequisites_same_version "$wanted"; then
+            prerequisites_say "rustc $wanted does not start: ${found%%$'\n'*}; type:  rustup toolchain install $wanted"
+            return 1
+        fi
+        found=$(cd "$root" && rustc --version)
     fi
     case $found in
         "rustc $wanted "*) ;;
@@ -139,4 +144,20 @@ prerequisites_toolchain() {
             return 1
             ;;
     esac
+}
+
+# Selects an installed toolchain whose compiler is the wanted version, whatever its name
+prerequisites_same_version() {
+    local wanted=$1 name
+    command -v rustup >/dev/null || return 1
+    while read -r name _; do
+        case $(RUSTUP_TOOLCHAIN=$name rustc --version 2>/dev/null) in
+            "rustc $wanted "*)
+                prerequisites_say "using the installed toolchain $name, which is $wanted"
+                export RUSTUP_TOOLCHAIN=$name
+                return 0
+                ;;
+        esac
+    done < <(rustup toolchain list)
+    return 1
 }
