@@ -9,6 +9,7 @@
 
 # package | probe | why
 PREREQUISITES_BUILD=(
+    "git|command git|BoringSSL's sources are prepared with it"
     "cmake|command cmake|BoringSSL is built with it"
     "make|command make|cmake drives it"
     "g++|command g++|BoringSSL is written in C++"
