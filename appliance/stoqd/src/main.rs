@@ -34,6 +34,10 @@ use command_line::{Command, CommandLine, Loaded};
 use identity::Source;
 use node::{Node, Start};
 
+/// Memory freed by another thread than the one that made it returns without a lock
+#[global_allocator]
+static ALLOCATOR: stoq_memory::ProcessAllocator = stoq_memory::ProcessAllocator;
+
 /// Time SIGTERM gives flows to finish
 const TERMINATE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -86,6 +90,7 @@ fn run(command: Command) -> Result<(), String> {
 fn serve_node(loaded: Loaded) -> Result<(), String> {
     let logging = logging::start(loaded.config.log.format, &loaded.config.log.filter)?;
     raise_descriptor_limit();
+    stoq_memory::keep_freed_memory();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("stoqd-services")

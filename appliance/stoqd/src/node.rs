@@ -495,5 +495,6 @@ fn plan(config: &Config) -> WorkerPlan {
         receive_buffer_bytes: workers.receive_buffer_bytes,
         receive_buffers: u16::try_from(workers.receive_buffers).unwrap_or(u16::MAX),
         send_slabs: u32::try_from(workers.send_slabs).unwrap_or(u32::MAX),
+        ..WorkerPlan::default()
     }
 }

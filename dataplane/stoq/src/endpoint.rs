@@ -12,14 +12,14 @@ use stoq_interface::{
     SessionStatus, WorkerCounters, WorkerStatus,
 };
 use stoq_transport::SessionKey;
-use stoq_udp::{IoDescription, IoSettings, SocketOptions};
+use stoq_udp::{IoDescription, IoSettings, SocketOptions, ZeroCopy};
 use stoq_worker::{
     Acceptor, Command, ConnectError, GroupSetup, ServiceTaken, StartError, WorkerGroup,
     WorkerHandle,
 };
 use tokio::sync::oneshot;
 
-use crate::{CallRequest, Flow, Session};
+use crate::{CallRequest, Flow, Session, wakes};
 
 /// How workers reach the kernel
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -48,6 +48,22 @@ pub struct WorkerPlan {
     pub receive_buffers: u16,
     /// Send slabs of 64 KiB
     pub send_slabs: u32,
+    /// Bind each worker to its core; off, the cores only say how many workers there are
+    pub pinned: bool,
+    /// Several datagrams per send, where that works
+    pub gso: bool,
+    /// Several datagrams per receive, where that works
+    pub gro: bool,
+    /// One request receives train after train; rings only
+    pub multishot: bool,
+    /// Zero-copy sends; rings only
+    pub zero_copy: ZeroCopy,
+    /// Register the send memory; rings only
+    pub registered_buffers: bool,
+    /// Trains a worker takes in before it answers; all that have arrived make the fewest acknowledgements
+    pub trains_per_receive: usize,
+    /// Trains a worker sends before it looks at what has arrived
+    pub trains_per_turn: usize,
 }
 
 impl Default for WorkerPlan {
@@ -61,6 +77,49 @@ impl Default for WorkerPlan {
             receive_buffer_bytes: SocketOptions::default().receive_buffer_bytes,
             receive_buffers: io.receive_buffers,
             send_slabs: io.send_slabs,
+            pinned: true,
+            gso: io.gso,
+            gro: io.gro,
+            multishot: io.multishot,
+            zero_copy: io.zero_copy,
+            registered_buffers: io.registered_buffers,
+            trains_per_receive: io.trains_per_receive,
+            trains_per_turn: 8,
+        }
+    }
+}
+
+impl WorkerPlan {
+    /// One entry per worker: the core it is bound to, or `None`
+    pub fn places(&self) -> Vec<Option<usize>> {
+        match self.cores.as_slice() {
+            [] => vec![None],
+            cores => cores.iter().map(|core| self.pinned.then_some(*core)).collect(),
+        }
+    }
+
+    /// How each worker's socket is made
+    pub fn socket_options(&self) -> SocketOptions {
+        SocketOptions {
+            receive_buffer_bytes: self.receive_buffer_bytes,
+            ..SocketOptions::default()
+        }
+    }
+
+    /// How each worker's I/O is made; the NUMA node is for whoever knows the core
+    pub fn io_settings(&self) -> IoSettings {
+        IoSettings {
+            send_slabs: self.send_slabs,
+            receive_buffers: self.receive_buffers,
+            node: None,
+            prefer_huge: self.huge_pages,
+            zero_copy: self.zero_copy,
+            system_calls_only: self.io == IoPreference::SystemCalls,
+            gso: self.gso,
+            gro: self.gro,
+            multishot: self.multishot,
+            registered_buffers: self.registered_buffers,
+            trains_per_receive: self.trains_per_receive,
         }
     }
 }
@@ -92,29 +151,19 @@ impl EndpointBuilder {
         self
     }
 
-    /// Binds the address and starts the workers; blocks until each stands
+    /// Binds the address and starts the workers; blocks until each stands. Built inside a tokio runtime (with
+    /// I/O enabled), the endpoint wakes tasks from there; elsewhere its workers wake them themselves.
     pub fn build(self) -> Result<Endpoint, StartError> {
-        let cores = match self.plan.cores.as_slice() {
-            [] => vec![None],
-            cores => cores.iter().copied().map(Some).collect(),
-        };
         let group = WorkerGroup::start(GroupSetup {
             listen: self.listen,
-            cores,
-            socket: SocketOptions {
-                receive_buffer_bytes: self.plan.receive_buffer_bytes,
-                ..SocketOptions::default()
-            },
-            io: IoSettings {
-                send_slabs: self.plan.send_slabs,
-                receive_buffers: self.plan.receive_buffers,
-                prefer_huge: self.plan.huge_pages,
-                system_calls_only: self.plan.io == IoPreference::SystemCalls,
-                ..IoSettings::default()
-            },
+            cores: self.plan.places(),
+            socket: self.plan.socket_options(),
+            io: self.plan.io_settings(),
             busy_poll: self.plan.busy_poll,
+            trains_per_turn: self.plan.trains_per_turn,
             snapshot: self.snapshot,
         })?;
+        wakes::listen(group.handles());
         Ok(Endpoint { group: Arc::new(group), next: Arc::new(AtomicUsize::new(0)) })
     }
 }
@@ -185,7 +234,7 @@ impl Endpoint {
         Ok(Incoming { acceptor, service, group: Arc::clone(&self.group) })
     }
 
-    /// Sets who answers calls. The handler runs on worker threads: it must pass the request on, not work.
+    /// Sets who answers calls. The handler must pass the request on, not work: wake-ups of other tasks wait for it.
     pub fn serve_calls(&self, handler: impl Fn(CallRequest) + Send + Sync + 'static) {
         self.group.registry().serve_calls(move |call| handler(CallRequest(call)));
     }

@@ -2,6 +2,8 @@
 //! workers; a [`Session`] is everything shared with one peer; a [`Flow`] is a reliable byte stream to a named
 //! service there; a call is one request and one reply. Futures here need no runtime: they wake whoever polls.
 //!
+//! A flow:
+//!
 //! ```
 //! use stoq::{Allow, Endpoint, NodeId, ServiceName};
 //! use stoq_simulation::pki::Authority;
@@ -37,6 +39,47 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A call:
+//!
+//! ```
+//! # use stoq::{Endpoint, NodeId};
+//! # use stoq_simulation::pki::Authority;
+//! use std::time::Duration;
+//! use bytes::Bytes;
+//! use stoq::{CallError, CallStatus};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+//! # runtime.block_on(async {
+//! # let authority = Authority::new();
+//! # let beta = Endpoint::builder().listen("[::1]:0".parse()?).snapshot(authority.snapshot("beta")).build()?;
+//! # let alpha = Endpoint::builder().listen("[::1]:0".parse()?).snapshot(authority.snapshot("alpha")).build()?;
+//! # let session = alpha.connect(beta.local_address(), &NodeId::new("beta")?).await?;
+//! beta.serve_calls(|call| {
+//!     // A handler passes long work on; the reply may come from anywhere.
+//!     let sent = match call.method() {
+//!         "greeter/hello" => {
+//!             let name = call.peer().to_string();
+//!             call.reply(Bytes::from(format!("hello, {name}")))
+//!         }
+//!         _ => call.refuse(CallStatus::Unknown, Bytes::new()),
+//!     };
+//!     assert!(sent, "only a worker that is overloaded does not take the answer");
+//! });
+//!
+//! let deadline = Duration::from_secs(5);
+//! let timer = || tokio::time::sleep(deadline);
+//! let reply = session.call("greeter/hello", Bytes::new(), deadline, timer()).await?;
+//! assert_eq!(reply, "hello, alpha");
+//!
+//! let refused = session.call("greeter/nothing", Bytes::new(), deadline, timer()).await;
+//! assert_eq!(refused, Err(CallError::Status(CallStatus::Unknown, Bytes::new())));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok(())
+//! # }
+//! ```
 
 #![forbid(unsafe_code)]
 
@@ -44,6 +87,7 @@ mod call;
 mod endpoint;
 mod flow;
 mod session;
+mod wakes;
 
 pub use call::{CallError, CallRequest};
 pub use endpoint::{Endpoint, EndpointBuilder, Incoming, IoPreference, WorkerPlan};
@@ -56,5 +100,5 @@ pub use stoq_interface::{
     TrustAnchor, WorkerCounters, WorkerStatus,
 };
 pub use stoq_transport::wire::CallStatus;
-pub use stoq_udp::IoDescription;
+pub use stoq_udp::{IoDescription, IoSettings, SocketOptions, ZeroCopy};
 pub use stoq_worker::{CallFailure, ConnectError, ServiceTaken, StartError};

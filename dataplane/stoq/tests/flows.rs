@@ -4,7 +4,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use stoq::{Allow, CallError, CallStatus, Endpoint, FlowError, NodeId, ServiceName, WorkerPlan};
+use stoq::{
+    Allow, CallError, CallStatus, Endpoint, FlowError, IoPreference, NodeId, ServiceName,
+    WorkerPlan, ZeroCopy,
+};
 use stoq_simulation::pki::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -123,6 +126,38 @@ async fn a_flow_is_striped_over_two_workers_and_survives_replacement() {
     assert_eq!(status.connections, 2, "one connection per worker");
     assert!(status.replacements >= 2, "{status:?}");
     assert_eq!(status.losses, 0, "{status:?}");
+}
+
+#[tokio::test]
+async fn every_switch_of_a_plan_reaches_the_workers_and_bytes_still_arrive() {
+    let authority = Authority::new();
+    let bare = WorkerPlan {
+        cores: vec![0],
+        pinned: false,
+        gso: false,
+        gro: false,
+        multishot: false,
+        zero_copy: ZeroCopy::Off,
+        registered_buffers: false,
+        trains_per_receive: 1,
+        huge_pages: false,
+        ..WorkerPlan::default()
+    };
+    for plan in [bare.clone(), WorkerPlan { io: IoPreference::SystemCalls, ..bare }] {
+        let beta = endpoint(&authority, "beta", plan.clone());
+        let alpha = endpoint(&authority, "alpha", plan);
+        assert_eq!(alpha.workers()[0].core, None);
+        let io = &alpha.io()[0];
+        assert!(!io.gro && !io.multishot && !io.registered_buffers, "{io:?}");
+        assert_eq!(io.gso_segments, 1);
+        echo(&beta);
+        let session = alpha.connect(beta.local_address(), &node("beta")).await.unwrap();
+        round_trip(&session, 3, 8 << 20).await;
+        let counted = alpha.counters()[0].entries();
+        let value = |name| counted.iter().find(|(n, _)| *n == name).unwrap().1;
+        assert_eq!(value("trains_sent"), value("datagrams_sent"));
+        assert_eq!(value("trains_received"), value("datagrams_received"));
+    }
 }
 
 #[tokio::test]

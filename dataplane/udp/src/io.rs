@@ -171,7 +171,8 @@ pub enum ZeroCopy {
     /// Tried where the route is not loopback, kept only where the kernel reports that it did not copy
     #[default]
     Measured,
-    /// Always, even where it is known not to pay: for tests and measurements
+    /// Always, even where it is known not to pay and where the send memory is not registered: for tests and
+    /// measurements
     Always,
 }
 
@@ -211,6 +212,17 @@ pub struct IoSettings {
     pub zero_copy: ZeroCopy,
     /// Do not use io_uring even where it works
     pub system_calls_only: bool,
+    /// Several datagrams per send, where the self-test found that it works; off for measurements
+    pub gso: bool,
+    /// Several datagrams per receive, where the self-test found that it works; off for measurements
+    pub gro: bool,
+    /// One request receives train after train; off, each train takes a request of its own. Rings only.
+    pub multishot: bool,
+    /// Register the send memory with the ring; off for measurements. Rings only.
+    pub registered_buffers: bool,
+    /// Trains that one [`receive`](DatagramIo::receive) hands over at most, at least 1. Everything that has
+    /// arrived before anything is sent is what makes acknowledgements few; fewer for measurements.
+    pub trains_per_receive: usize,
 }
 
 impl Default for IoSettings {
@@ -222,6 +234,11 @@ impl Default for IoSettings {
             prefer_huge: true,
             zero_copy: ZeroCopy::default(),
             system_calls_only: false,
+            gso: true,
+            gro: true,
+            multishot: true,
+            registered_buffers: true,
+            trains_per_receive: usize::MAX,
         }
     }
 }
@@ -237,6 +254,8 @@ pub struct IoDescription {
     pub gro: bool,
     /// Whether sends avoid the kernel's copy
     pub zero_copy: ZeroCopyState,
+    /// Whether one request receives train after train
+    pub multishot: bool,
     /// Whether the send arena is registered with the ring
     pub registered_buffers: bool,
     /// Whether the ring's own descriptor is registered
@@ -311,6 +330,10 @@ pub trait DatagramIo {
     /// Wakes another provider: ring to ring where both have one, which costs no system call of its own and
     /// happens with the next `submit`; through the eventfd, at once, elsewhere
     fn wake_peer(&mut self, peer: &PeerRing);
+
+    /// Wakes whoever sleeps on this eventfd: with the next `submit` and without a system call of its own where
+    /// there is a ring, at once elsewhere
+    fn notify(&mut self, bell: &Waker);
 
     /// What others need to wake this one
     fn peer_ring(&self) -> PeerRing;

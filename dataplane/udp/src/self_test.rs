@@ -23,6 +23,21 @@ pub struct Offloads {
     pub notes: Vec<String>,
 }
 
+impl Offloads {
+    /// These, less what the settings switch off
+    pub fn within(mut self, settings: &IoSettings) -> Self {
+        if self.segments > 1 && !settings.gso {
+            self.segments = 1;
+            self.notes.push("segmentation offload (UDP_SEGMENT) is switched off".to_owned());
+        }
+        if self.gro && !settings.gro {
+            self.gro = false;
+            self.notes.push("receive offload (UDP_GRO) is switched off".to_owned());
+        }
+        self
+    }
+}
+
 /// Why a self-test did not pass
 #[derive(Debug, thiserror::Error)]
 pub enum SelfTestFailure {
@@ -194,6 +209,18 @@ mod tests {
     }
 
     #[test]
+    fn settings_switch_off_but_never_on() {
+        let all = Offloads { segments: 64, gro: true, notes: Vec::new() };
+        assert_eq!(all.clone().within(&IoSettings::default()), all);
+        let neither = IoSettings { gso: false, gro: false, ..IoSettings::default() };
+        let off = all.within(&neither);
+        assert_eq!((off.segments, off.gro, off.notes.len()), (1, false, 2), "{off:?}");
+        let none = Offloads { segments: 1, gro: false, notes: vec!["refused".to_owned()] };
+        assert_eq!(none.clone().within(&IoSettings::default()), none);
+        assert_eq!(none.clone().within(&neither), none);
+    }
+
+    #[test]
     fn one_changed_octet_is_noticed() {
         let plain = Offloads { segments: 64, gro: true, notes: Vec::new() };
         let provider = || {
@@ -236,6 +263,9 @@ mod tests {
         }
         fn waker(&self) -> crate::Waker {
             self.0.waker()
+        }
+        fn notify(&mut self, bell: &crate::Waker) {
+            self.0.notify(bell);
         }
         fn wake_peer(&mut self, peer: &crate::PeerRing) {
             self.0.wake_peer(peer);

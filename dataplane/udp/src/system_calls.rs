@@ -34,6 +34,7 @@ pub struct SystemCallIo {
     // The socket's send buffer is full: wait for room before sending on.
     blocked: bool,
     slots: ReceiveSlots,
+    trains_per_receive: usize,
     offloads: Offloads,
     counters: IoCounters,
 }
@@ -45,17 +46,19 @@ impl SystemCallIo {
         Self::with_offloads(socket, settings, offloads.clone())
     }
 
-    /// Makes a provider that uses the offloads given, tried or not
+    /// Makes a provider that uses the offloads given, tried or not, less those the settings switch off
     pub fn with_offloads(
         mut socket: Socket,
         settings: &IoSettings,
         offloads: Offloads,
     ) -> Result<Self, IoSetupError> {
+        let offloads = offloads.within(settings);
         if !offloads.gro {
             socket.disable_gro().map_err(IoSetupError::kernel("switching UDP_GRO off"))?;
         }
         let slabs = send_slabs(settings)?;
-        let batch = BATCH.min(settings.receive_buffers.max(1).into());
+        let trains_per_receive = settings.trains_per_receive.clamp(1, BATCHES_PER_RECEIVE * BATCH);
+        let batch = BATCH.min(settings.receive_buffers.max(1).into()).min(trains_per_receive);
         Ok(Self {
             socket,
             waker: Waker::new().map_err(IoSetupError::kernel("an eventfd"))?,
@@ -63,6 +66,7 @@ impl SystemCallIo {
             queue: VecDeque::with_capacity(slabs.capacity()),
             blocked: false,
             slots: ReceiveSlots::new(batch, settings)?,
+            trains_per_receive,
             slabs,
             offloads,
             counters: IoCounters::default(),
@@ -226,7 +230,7 @@ impl DatagramIo for SystemCallIo {
                 on_train(train);
                 trains += 1;
             }
-            if arrived < self.slots.len() {
+            if arrived < self.slots.len() || trains + self.slots.len() > self.trains_per_receive {
                 break;
             }
         }
@@ -252,6 +256,11 @@ impl DatagramIo for SystemCallIo {
         peer.waker().wake();
     }
 
+    fn notify(&mut self, bell: &Waker) {
+        self.counters.system_calls += 1;
+        bell.wake();
+    }
+
     fn peer_ring(&self) -> PeerRing {
         PeerRing::new(None, self.waker.clone())
     }
@@ -270,6 +279,7 @@ impl DatagramIo for SystemCallIo {
             gso_segments: self.offloads.segments,
             gro: self.socket.gro(),
             zero_copy: ZeroCopyState::Off("plain system calls copy".to_owned()),
+            multishot: false,
             registered_buffers: false,
             registered_ring: false,
             page_bytes: self.slabs.arena().page_bytes(),

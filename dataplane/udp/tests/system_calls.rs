@@ -17,6 +17,8 @@ macro_rules! suite {
 
 suite! {
     carries_trains,
+    carries_without_offloads,
+    hands_over_few_at_a_time,
     recovers_from_exhausted_buffers,
     slabs_run_out_and_come_back,
     refuses_what_cannot_be_sent,

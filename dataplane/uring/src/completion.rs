@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use io_uring::cqueue;
 use stoq_udp::{ReceivedControl, Train};
 
-use crate::provider::UringIo;
+use crate::provider::{Memory, Receive, UringIo};
 use crate::tag::Tag;
 
 /// Completions copied out of the ring at a time
@@ -16,14 +16,16 @@ const BATCH: usize = 64;
 const NOTIFICATION_COPIED: u32 = 1 << 31;
 
 impl UringIo {
-    /// Takes every completion there is; the first error that is not one train's own ends up as the result,
-    /// after all completions have been taken
+    /// Takes every completion there is, or as many as hold the trains of one receive; the first error that is
+    /// not one train's own ends up as the result, after those completions have been taken
     pub(crate) fn reap(&mut self, on_train: &mut dyn FnMut(Train<'_>)) -> io::Result<usize> {
         let mut trains = 0;
         let mut outcome = Ok(());
-        loop {
+        while trains < self.trains_per_receive {
             let mut batch = [const { MaybeUninit::<cqueue::Entry>::uninit() }; BATCH];
-            let batch = self.ring.take(&mut batch);
+            // No completion holds more than one train.
+            let most = BATCH.min(self.trains_per_receive - trains);
+            let batch = self.ring.take(&mut batch[..most]);
             if batch.is_empty() {
                 break;
             }
@@ -66,6 +68,14 @@ impl UringIo {
                     self.ring.calls += 1;
                 }
             }
+            // A full counter means that the program was woken and has not looked yet.
+            Some(Tag::Notify) if entry.result() == -libc::EAGAIN => {}
+            Some(Tag::Notify) => {
+                if let Some(bell) = &self.bell {
+                    bell.wake();
+                    self.ring.calls += 1;
+                }
+            }
             Some(Tag::Cancel) => {}
             None => {
                 let what = format!("a completion of nobody's: {:#x}", entry.user_data());
@@ -100,10 +110,22 @@ impl UringIo {
                 _ => Err(failure(entry)),
             };
         };
+        if filled == 0 && buffer.is_none() {
+            // An empty datagram, received singly, leaves its buffer where it was.
+            self.counters.trains_unreadable += 1;
+            return Ok(false);
+        }
         let Some(buffer) = buffer.filter(|buffer| self.memory.provided.has(*buffer)) else {
             return Err(io::Error::other("a train was received into no buffer of this ring"));
         };
-        let handed_over = match self.memory.provided.filled(buffer, filled) {
+        let Memory { provided, receive, .. } = &mut *self.memory;
+        let read = match receive {
+            Receive::Multishot(_) => provided.filled(buffer, filled),
+            Receive::Single(single) => {
+                provided.octets(buffer, filled).and_then(|octets| single.filled(octets))
+            }
+        };
+        let handed_over = match read {
             None => {
                 self.counters.trains_unreadable += 1;
                 false

@@ -10,6 +10,7 @@ mod open;
 mod provided;
 mod provider;
 mod ring;
+mod single;
 mod tag;
 mod zero_copy;
 

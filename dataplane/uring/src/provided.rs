@@ -16,8 +16,8 @@ pub(crate) const GROUP: u16 = 0;
 
 // A buffer as multishot receive fills it: four numbers, sender, control messages, payload.
 const NUMBERS_BYTES: usize = 16;
-const NAME_BYTES: usize = 32;
-const CONTROL_BYTES: usize = 144;
+pub(crate) const NAME_BYTES: usize = 32;
+pub(crate) const CONTROL_BYTES: usize = 144;
 const PAYLOAD_AT: usize = NUMBERS_BYTES + NAME_BYTES + CONTROL_BYTES;
 const PAYLOAD_BYTES: usize = 65_536;
 const BUFFER_BYTES: usize = PAYLOAD_AT + PAYLOAD_BYTES;
@@ -143,13 +143,22 @@ impl ProvidedBuffers {
 
     /// The train in a buffer the kernel has just completed with `filled` octets; `None` if it cannot be read
     pub(crate) fn filled(&mut self, buffer: u16, filled: usize) -> Option<Filled<'_>> {
+        Filled::parse(self.octets(buffer, filled)?)
+    }
+
+    /// The octets of a buffer the kernel has just completed, as it left them; `None` if there is no such buffer
+    pub(crate) fn octets(&mut self, buffer: u16, filled: usize) -> Option<&mut [u8]> {
         if buffer >= self.entries || filled > BUFFER_BYTES {
             return None;
         }
         // SAFETY: the buffer lies inside the arena, which is initialised. The kernel gave it up with the
         // completion and does not touch it until `give`; self is borrowed mutably while the slice lives.
-        let octets = unsafe { std::slice::from_raw_parts_mut(self.address(buffer), filled) };
-        Filled::parse(octets)
+        Some(unsafe { std::slice::from_raw_parts_mut(self.address(buffer), filled) })
+    }
+
+    /// How many buffers there are
+    pub(crate) fn count(&self) -> usize {
+        self.entries.into()
     }
 
     /// Whether the kernel can have meant a buffer of this ring

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use io_uring::{opcode, squeue, types};
+use io_uring::{Submitter, opcode, squeue, types};
 use stoq_interface::IoProvider;
 use stoq_memory::SlabPool;
 use stoq_udp::{
@@ -18,6 +18,7 @@ use stoq_udp::{
 
 use crate::provided::{GROUP, ProvidedBuffers, receive_header};
 use crate::ring::Ring;
+use crate::single::SingleReceive;
 use crate::tag::Tag;
 use crate::{ProbeFailure, ZeroCopyPolicy};
 
@@ -57,7 +58,16 @@ pub(crate) struct Memory {
     pub(crate) slabs: SlabPool,
     pub(crate) slots: Box<[Slot]>,
     pub(crate) provided: ProvidedBuffers,
-    receive_header: Box<libc::msghdr>,
+    pub(crate) receive: Receive,
+}
+
+/// How trains are asked for
+#[derive(Debug)]
+pub(crate) enum Receive {
+    /// Once for all, with the room to leave before each
+    Multishot(Box<libc::msghdr>),
+    /// One at a time
+    Single(SingleReceive),
 }
 
 pub(crate) struct Peer {
@@ -78,6 +88,9 @@ pub struct UringIo {
     pub(crate) counters: IoCounters,
     pub(crate) peers: Vec<Peer>,
     any_peer_queued: bool,
+    // Kept open for the writes in the ring.
+    pub(crate) bell: Option<Waker>,
+    pub(crate) trains_per_receive: usize,
     pub(crate) receive_armed: bool,
     pub(crate) eventfd_armed: bool,
     pub(crate) sends_in_flight: usize,
@@ -101,12 +114,13 @@ impl UringIo {
         }
     }
 
-    /// Makes a provider that uses the offloads given, tried or not
+    /// Makes a provider that uses the offloads given, tried or not, less those the settings switch off
     pub fn with_offloads(
         socket: Socket,
         settings: &IoSettings,
         offloads: Offloads,
     ) -> Result<Self, Refused> {
+        let offloads = offloads.within(settings);
         let made = Waker::new()
             .map_err(|error| ProbeFailure::of("an eventfd", &error))
             .and_then(|waker| Ok((build(&socket, &waker, settings)?, waker)));
@@ -132,6 +146,8 @@ impl UringIo {
             counters: IoCounters::default(),
             peers: Vec::new(),
             any_peer_queued: false,
+            bell: None,
+            trains_per_receive: settings.trains_per_receive.max(1),
             receive_armed: false,
             eventfd_armed: false,
             sends_in_flight: 0,
@@ -144,12 +160,20 @@ impl UringIo {
     /// Arms what is not armed: multishot receive and the poll of the eventfd
     pub(crate) fn arm(&mut self) -> io::Result<()> {
         if !self.receive_armed {
-            let header = std::ptr::from_ref(self.memory.receive_header.as_ref());
-            let entry = opcode::RecvMsgMulti::new(SOCKET, header, GROUP)
-                .build()
-                .user_data(Tag::Receive.to_user_data());
-            // SAFETY: the header is boxed and never changes; `drain` keeps it, and the provided buffers, until
-            // the operation has completed.
+            let entry = match &mut self.memory.receive {
+                Receive::Multishot(header) => {
+                    let header = std::ptr::from_ref(header.as_ref());
+                    opcode::RecvMsgMulti::new(SOCKET, header, GROUP).build()
+                }
+                Receive::Single(single) => opcode::RecvMsg::new(SOCKET, single.header())
+                    .buf_group(GROUP)
+                    .build()
+                    .flags(squeue::Flags::BUFFER_SELECT),
+            };
+            let entry = entry.user_data(Tag::Receive.to_user_data());
+            // SAFETY: a multishot header is boxed and never changes; a single one lies in an arena and is
+            // described anew only here, while none is under way. `drain` keeps either, and the provided
+            // buffers, until the operation has completed.
             unsafe { self.ring.push(&entry)? };
             self.receive_armed = true;
             self.counters.receives_armed += 1;
@@ -175,8 +199,8 @@ impl UringIo {
         slot.transmit = Some(*transmit);
         slot.zero_copy = zero_copy;
         let entry = if zero_copy {
-            // The policy wants it only where the send memory is registered.
-            let flags = RECVSEND_FIXED_BUF | SEND_ZC_REPORT_USAGE;
+            let registered = if self.registered_buffers { RECVSEND_FIXED_BUF } else { 0 };
+            let flags = registered | SEND_ZC_REPORT_USAGE;
             opcode::SendMsgZc::new(SOCKET, header).ioprio(flags).build()
         } else {
             opcode::SendMsg::new(SOCKET, header).build()
@@ -221,7 +245,26 @@ impl UringIo {
         }
         Ok(true)
     }
+
+    /// Queues a write to an eventfd that is not this ring's own
+    fn push_notify(&mut self, bell: &Waker) -> io::Result<()> {
+        let target = bell.as_fd().as_raw_fd();
+        if self.bell.as_ref().is_none_or(|known| known.as_fd().as_raw_fd() != target) {
+            // Writes to the one before must have left before it may be closed.
+            self.ring.submit()?;
+            self.bell = Some(bell.clone());
+        }
+        let entry = opcode::Write::new(types::Fd(target), (&raw const ONE).cast(), 8)
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(Tag::Notify.to_user_data());
+        // SAFETY: the eight octets are static, and the descriptor is kept open by `bell`.
+        unsafe { self.ring.push(&entry) }
+    }
 }
+
+/// What a write to an eventfd adds
+static ONE: u64 = 1;
 
 /// Makes ring and memory and registers everything: files 0 and 1, buffer 0, buffer group 0
 fn build(
@@ -239,12 +282,30 @@ fn build(
     submitter
         .register_files(&[socket.as_fd().as_raw_fd(), waker.as_fd().as_raw_fd()])
         .map_err(|error| ProbeFailure::of("registered files", &error))?;
+    let registered = settings.registered_buffers && register_arena(&submitter, &slabs);
+    provided
+        .register(&submitter)
+        .map_err(|error| ProbeFailure::of("a ring of provided buffers", &error))?;
+    let slots = (0..slabs.capacity())
+        .map(|_| Slot { message: SendMessage::default(), transmit: None, zero_copy: false })
+        .collect();
+    let receive = if settings.multishot {
+        Receive::Multishot(Box::new(receive_header()))
+    } else {
+        let single = SingleReceive::new(settings);
+        Receive::Single(single.map_err(|error| ProbeFailure::Setup(error.to_string()))?)
+    };
+    Ok((ring, Memory { slabs, slots, provided, receive }, registered))
+}
+
+/// Registers the send memory as buffer 0; whether the kernel took it
+fn register_arena(submitter: &Submitter<'_>, slabs: &SlabPool) -> bool {
     let arena = libc::iovec {
         iov_base: slabs.arena().as_ptr().as_ptr().cast(),
         iov_len: slabs.arena().bytes(),
     };
     // SAFETY: the arena stays mapped until `drain` has unregistered it, or for ever.
-    let registered = match unsafe { submitter.register_buffers(&[arena]) } {
+    match unsafe { submitter.register_buffers(&[arena]) } {
         Ok(()) => true,
         Err(error) => {
             tracing::warn!(
@@ -255,15 +316,7 @@ fn build(
             );
             false
         }
-    };
-    provided
-        .register(&submitter)
-        .map_err(|error| ProbeFailure::of("a ring of provided buffers", &error))?;
-    let slots = (0..slabs.capacity())
-        .map(|_| Slot { message: SendMessage::default(), transmit: None, zero_copy: false })
-        .collect();
-    let receive_header = Box::new(receive_header());
-    Ok((ring, Memory { slabs, slots, provided, receive_header }, registered))
+    }
 }
 
 impl DatagramIo for UringIo {
@@ -303,7 +356,10 @@ impl DatagramIo for UringIo {
         }
         let trains = self.reap(on_train)?;
         self.arm()?;
-        Ok(trains)
+        match self.memory.receive {
+            Receive::Multishot(_) => Ok(trains),
+            Receive::Single(_) => self.receive_singly(trains, on_train),
+        }
     }
 
     fn submit(&mut self, wait: Wait) -> io::Result<()> {
@@ -345,6 +401,14 @@ impl DatagramIo for UringIo {
         }
     }
 
+    fn notify(&mut self, bell: &Waker) {
+        if let Err(error) = self.push_notify(bell) {
+            bell.wake();
+            self.ring.calls += 1;
+            self.deferred = Some(error);
+        }
+    }
+
     fn peer_ring(&self) -> PeerRing {
         PeerRing::new(Some(Arc::clone(self.ring.shared())), self.waker.clone())
     }
@@ -365,6 +429,7 @@ impl DatagramIo for UringIo {
             gso_segments: self.offloads.segments,
             gro: self.socket.gro(),
             zero_copy,
+            multishot: matches!(self.memory.receive, Receive::Multishot(_)),
             registered_buffers: self.registered_buffers,
             registered_ring: self.ring.has_registered_descriptor(),
             page_bytes: arena.page_bytes(),

@@ -14,6 +14,8 @@ pub(crate) enum Tag {
     PeerWake,
     /// Own wake-up of the peer with this index; completes only when it fails
     WakePeer(u32),
+    /// Own write to the eventfd of a program; completes only when it fails
+    Notify,
     /// Cancellation of everything, at the end
     Cancel,
 }
@@ -29,6 +31,7 @@ impl Tag {
             Self::PeerWake => (4, 0),
             Self::WakePeer(index) => (5, index),
             Self::Cancel => (6, 0),
+            Self::Notify => (7, 0),
         };
         (kind << SHIFT) | u64::from(index)
     }
@@ -42,6 +45,7 @@ impl Tag {
             4 => Self::PeerWake,
             5 => Self::WakePeer(index),
             6 => Self::Cancel,
+            7 => Self::Notify,
             _ => return None,
         })
     }
@@ -60,6 +64,7 @@ mod tests {
             Tag::Eventfd,
             Tag::PeerWake,
             Tag::WakePeer(3),
+            Tag::Notify,
             Tag::Cancel,
         ] {
             assert_eq!(Tag::from_user_data(tag.to_user_data()), Some(tag));

@@ -35,9 +35,9 @@ impl ZeroCopyPolicy {
         let off = |reason: &str| State::Off(reason.to_owned());
         let state = match wanted {
             ZeroCopy::Off => off("switched off by configuration"),
-            _ if !registered => off("the send memory could not be registered"),
-            ZeroCopy::Measured => State::Trial { to_send: TRIAL_TRAINS, outstanding: 0 },
             ZeroCopy::Always => State::Forced,
+            ZeroCopy::Measured if !registered => off("the send memory is not registered"),
+            ZeroCopy::Measured => State::Trial { to_send: TRIAL_TRAINS, outstanding: 0 },
         };
         Self { state }
     }

@@ -31,6 +31,8 @@ macro_rules! suite {
 
 suite! {
     carries_trains,
+    carries_without_offloads,
+    hands_over_few_at_a_time,
     slabs_run_out_and_come_back,
     refuses_what_cannot_be_sent,
     sends_from_the_address_given,
@@ -46,6 +48,65 @@ fn recovers_from_exhausted_buffers() {
     let receiver = suite::recovers_from_exhausted_buffers(make);
     assert!(receiver.buffers_exhausted > 0, "the ring never ran dry: {receiver:?}");
     assert!(receiver.receives_armed > receiver.buffers_exhausted);
+}
+
+fn make_single(socket: Socket, settings: &IoSettings) -> Box<dyn DatagramIo> {
+    make(socket, &IoSettings { multishot: false, ..settings.clone() })
+}
+
+#[test]
+fn receives_singly() {
+    suite::carries_trains(make_single);
+    suite::carries_without_offloads(make_single);
+    suite::hands_over_few_at_a_time(make_single);
+    suite::slabs_run_out_and_come_back(make_single);
+    suite::keeps_every_wake_up(make_single);
+    suite::counts_what_the_socket_dropped(make_single);
+    let receiver = suite::recovers_from_exhausted_buffers(make_single);
+    // Each train took a request of its own, where multishot receive takes one for many.
+    assert!(receiver.receives_armed >= receiver.trains_received, "{receiver:?}");
+    assert!(receiver.system_calls >= receiver.trains_received, "{receiver:?}");
+    assert!(!suite::provider(make_single, &suite::settings()).describe().multishot);
+    assert!(suite::provider(make, &suite::settings()).describe().multishot);
+}
+
+/// With provided buffers an empty datagram takes none, and receiving goes on behind it
+#[test]
+fn an_empty_datagram_ends_nothing() {
+    for make in [make, make_single] {
+        let mut io = suite::provider(make, &suite::settings());
+        let sender = UdpSocket::bind("[::1]:0").unwrap();
+        for datagram in [&b""[..], b"", b"after"] {
+            sender.send_to(datagram, io.local_address()).unwrap();
+        }
+        let mut seen = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
+        while !seen.contains(&b"after".to_vec()) {
+            assert!(Instant::now() < deadline, "{seen:?} {:?}", io.counters());
+            io.submit(Wait::Until(Some(PATIENCE))).unwrap();
+            io.receive(&mut |train| seen.push(train.bytes.to_vec())).unwrap();
+        }
+        assert_eq!(seen.len() as u64 + io.counters().trains_unreadable, 3, "{seen:?}");
+    }
+}
+
+/// Without registered memory sends work, copied or not; the measured kind of zero copy stays off
+#[test]
+fn sends_from_memory_that_is_not_registered() {
+    fn plain(socket: Socket, settings: &IoSettings) -> Box<dyn DatagramIo> {
+        make(socket, &IoSettings { registered_buffers: false, ..settings.clone() })
+    }
+    fn forced(socket: Socket, settings: &IoSettings) -> Box<dyn DatagramIo> {
+        plain(socket, &IoSettings { zero_copy: ZeroCopy::Always, ..settings.clone() })
+    }
+    let description = suite::provider(plain, &suite::settings()).describe();
+    assert!(!description.registered_buffers);
+    assert!(
+        matches!(&description.zero_copy, ZeroCopyState::Off(why) if why.contains("registered"))
+    );
+    suite::carries_trains(plain);
+    suite::carries_trains(forced);
+    suite::slabs_run_out_and_come_back(forced);
 }
 
 #[test]

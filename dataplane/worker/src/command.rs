@@ -16,6 +16,7 @@ use stoq_udp::Waker;
 use tokio::sync::oneshot;
 
 use crate::FlowPort;
+use crate::wakes::{WakeListener, Wakes};
 
 /// Commands that may wait at one worker
 const COMMANDS: usize = 8_192;
@@ -116,6 +117,7 @@ pub(crate) struct Shared {
     pub waker: Waker,
     pub counters: Arc<WorkerCounters>,
     pub stopped: AtomicBool,
+    pub wakes: Arc<Wakes>,
 }
 
 /// The way to a worker, for any thread
@@ -123,7 +125,7 @@ pub(crate) struct Shared {
 pub struct WorkerHandle(pub(crate) Arc<Shared>);
 
 impl WorkerHandle {
-    pub(crate) fn new(waker: Waker, counters: Arc<WorkerCounters>) -> Self {
+    pub(crate) fn new(waker: Waker, bell: Waker, counters: Arc<WorkerCounters>) -> Self {
         Self(Arc::new(Shared {
             commands: ArrayQueue::new(COMMANDS),
             attention: SegQueue::new(),
@@ -131,6 +133,7 @@ impl WorkerHandle {
             waker,
             counters,
             stopped: AtomicBool::new(false),
+            wakes: Arc::new(Wakes::new(bell)),
         }))
     }
 
@@ -166,9 +169,15 @@ impl WorkerHandle {
     ) -> Arc<FlowPort> {
         let port = Arc::new(FlowPort::new(self.clone(), session, peer, service));
         if self.command(Command::Open(Arc::clone(&port))).is_err() {
-            port.fail(FlowError::Busy);
+            port.refuse(FlowError::Busy);
         }
         port
+    }
+
+    /// Lets a thread of the program act for the worker: wake its tasks, deliver answers, hand over calls. Until
+    /// there is one, and after it is dropped, the worker does so itself.
+    pub fn listen(&self) -> WakeListener {
+        WakeListener::new(Arc::clone(&self.0.wakes))
     }
 
     /// What the worker counts

@@ -32,6 +32,8 @@ pub struct GroupSetup {
     pub io: IoSettings,
     /// Never sleep
     pub busy_poll: bool,
+    /// Trains sent before what has arrived is looked at again
+    pub trains_per_turn: usize,
     /// The first snapshot
     pub snapshot: ControlSnapshot,
 }
@@ -102,6 +104,7 @@ struct Assignment {
     socket: Socket,
     io: IoSettings,
     busy_poll: bool,
+    trains_per_turn: usize,
     setup: EndpointSetup,
     inbox: Arc<Inbox>,
     snapshot: Arc<ArcSwap<ControlSnapshot>>,
@@ -139,6 +142,7 @@ impl WorkerGroup {
                 socket,
                 io: IoSettings { node, ..setup.io.clone() },
                 busy_poll: setup.busy_poll,
+                trains_per_turn: setup.trains_per_turn,
                 setup: EndpointSetup {
                     worker: index,
                     workers,
@@ -305,8 +309,19 @@ fn status(
 
 /// The thread of one worker
 fn work(assignment: Assignment, ready: ReadyReply, peers: PeersReply) {
-    let Assignment { index, core, node, socket, io, busy_poll, setup, inbox, snapshot, registry } =
-        assignment;
+    let Assignment {
+        index,
+        core,
+        node,
+        socket,
+        io,
+        busy_poll,
+        trains_per_turn,
+        setup,
+        inbox,
+        snapshot,
+        registry,
+    } = assignment;
     if let Some(core) = core
         && let Err(cause) = bind_current_thread(core)
     {
@@ -321,7 +336,15 @@ fn work(assignment: Assignment, ready: ReadyReply, peers: PeersReply) {
             return;
         }
     };
-    let handle = WorkerHandle::new(opened.io.waker(), Arc::clone(&setup.counters));
+    let bell = match stoq_udp::Waker::new() {
+        Ok(bell) => bell,
+        Err(error) => {
+            let cause = format!("an eventfd could not be made: {error}");
+            let _starter_waits_for_this = ready.send(Err(StartError::Io { worker: index, cause }));
+            return;
+        }
+    };
+    let handle = WorkerHandle::new(opened.io.waker(), bell, Arc::clone(&setup.counters));
     let report = Ready {
         handle: handle.clone(),
         ring: opened.io.peer_ring(),
@@ -343,6 +366,7 @@ fn work(assignment: Assignment, ready: ReadyReply, peers: PeersReply) {
         snapshot,
         registry,
         busy_poll,
+        trains_per_turn,
     });
     worker.run();
 }

@@ -11,8 +11,10 @@ mod peers;
 mod port;
 mod registry;
 mod turn;
+mod wakes;
 
 pub use command::{CallFailure, Command, ConnectError, Connected, WorkerHandle};
 pub use group::{GroupSetup, StartError, WorkerGroup};
 pub use port::{FlowPort, ReadState, WriteState};
 pub use registry::{Acceptor, IncomingCall, Registry, ServiceTaken};
+pub use wakes::WakeListener;

@@ -227,8 +227,13 @@ impl FlowPort {
         self.to_worker.pop()
     }
 
+    /// Whether it is worth waking a writer that met a full queue
+    pub(crate) fn wants_more(&self) -> bool {
+        self.to_worker.len() <= TO_WORKER / 2
+    }
+
     pub(crate) fn wake_writer(&self) {
-        self.write_waker.wake();
+        self.worker.0.wakes.wake(&self.write_waker);
     }
 
     pub(crate) fn wants_finish(&self) -> bool {
@@ -254,33 +259,43 @@ impl FlowPort {
         room || !self.from_worker.is_full()
     }
 
+    /// The worker's queue of wake-ups
+    pub(crate) fn wakes(&self) -> &crate::wakes::Wakes {
+        &self.worker.0.wakes
+    }
+
     pub(crate) fn deliver(&self, bytes: Bytes) {
         // `has_room` was asked, and only the worker pushes.
         let _full_is_impossible = self.from_worker.push(bytes);
     }
 
     pub(crate) fn wake_reader(&self) {
-        self.read_waker.wake();
+        self.worker.0.wakes.wake(&self.read_waker);
     }
 
     pub(crate) fn end_of_data(&self) {
         if !self.has(READ_END) {
             self.set(READ_END);
-            self.read_waker.wake();
+            self.wake_reader();
         }
     }
 
     pub(crate) fn all_sent(&self) {
         if !self.has(SENT) {
             self.set(SENT);
-            self.write_waker.wake();
+            self.wake_writer();
         }
     }
 
-    pub(crate) fn fail(&self, error: FlowError) {
+    /// Fails a port that nobody waits on yet
+    pub(crate) fn refuse(&self, error: FlowError) {
         self.error.store(error.code(), Ordering::Release);
-        self.read_waker.wake();
-        self.write_waker.wake();
+    }
+
+    pub(crate) fn fail(&self, error: FlowError) {
+        self.refuse(error);
+        self.wake_reader();
+        self.wake_writer();
     }
 
     pub(crate) fn release(&self) {

@@ -29,8 +29,9 @@ pub struct Acceptor {
 
 impl Acceptor {
     pub(crate) fn offer(&self, port: Arc<FlowPort>) -> Result<(), Arc<FlowPort>> {
+        let asker = Arc::clone(&port);
         self.waiting.push(port)?;
-        self.waker.wake();
+        asker.wakes().wake(&self.waker);
         Ok(())
     }
 
@@ -107,7 +108,7 @@ impl Registry {
         self.services.store(Arc::new(services));
     }
 
-    /// Sets who answers calls; must not block: it runs on the workers' threads
+    /// Sets who answers calls; must not block: it runs where wake-ups are acted on
     pub fn serve_calls(&self, handler: impl Fn(IncomingCall) + Send + Sync + 'static) {
         self.calls.store(Arc::new(Some(Arc::new(handler))));
     }

@@ -18,8 +18,6 @@ use crate::peers::{Inbox, Peers};
 use crate::registry::{IncomingCall, Registry};
 use crate::{FlowPort, WorkerHandle};
 
-/// Trains sent before what has arrived is looked at again
-const TRAINS_PER_TURN: usize = 8;
 /// Commands served per turn
 const COMMANDS_PER_TURN: usize = 256;
 /// Flows served per turn
@@ -73,6 +71,7 @@ pub(crate) struct WorkerParts {
     pub snapshot: Arc<ArcSwap<ControlSnapshot>>,
     pub registry: Arc<Registry>,
     pub busy_poll: bool,
+    pub trains_per_turn: usize,
 }
 
 type ConnectReply = oneshot::Sender<Result<Connected, ConnectError>>;
@@ -88,6 +87,7 @@ pub(crate) struct Worker {
     snapshot: Arc<ArcSwap<ControlSnapshot>>,
     registry: Arc<Registry>,
     busy_poll: bool,
+    trains_per_turn: usize,
     ports: Ports,
     connects: HashMap<u64, ConnectReply>,
     calls: HashMap<u64, CallAnswer>,
@@ -120,6 +120,7 @@ impl Worker {
             snapshot: parts.snapshot,
             registry: parts.registry,
             busy_poll: parts.busy_poll,
+            trains_per_turn: parts.trains_per_turn.max(1),
             ports: Ports::default(),
             connects: HashMap::new(),
             calls: HashMap::new(),
@@ -159,6 +160,9 @@ impl Worker {
             port.fail(port.error().unwrap_or(FlowError::SessionLost));
             port.release();
         }
+        self.connects.clear();
+        self.calls.clear();
+        self.handle.0.wakes.close();
     }
 
     fn turn(&mut self) -> std::io::Result<()> {
@@ -178,6 +182,9 @@ impl Worker {
         self.close_stage(Stage::TransportOut);
         self.pass_messages();
         self.peers.flush(&mut *self.io);
+        if let Some(bell) = self.handle.0.wakes.to_ring() {
+            self.io.notify(bell);
+        }
         self.copy_counters();
         let idle = received == 0 && !served && !more;
         self.submit(now, idle)
@@ -259,18 +266,19 @@ impl Worker {
             }
             Command::CloseConnection(number, reply) => {
                 let known = self.endpoint.close_connection_number(now, number);
-                // An asker that has gone needs no answer; the same below.
-                let _ = reply.send(known);
+                self.answer(reply, known);
             }
             Command::Sessions(reply) => {
-                let _ = reply.send(self.endpoint.session_status());
+                let status = self.endpoint.session_status();
+                self.answer(reply, status);
             }
             Command::Flows(session, reply) => {
                 let flows = self.endpoint.with_session(session, |s| s.flow_status());
-                let _ = reply.send(flows.unwrap_or_default());
+                self.answer(reply, flows.unwrap_or_default());
             }
             Command::Connections(reply) => {
-                let _ = reply.send(self.endpoint.connection_status(now));
+                let status = self.endpoint.connection_status(now);
+                self.answer(reply, status);
             }
             Command::Drain(timeout) => self.endpoint.drain(now, timeout),
             Command::Stop => {
@@ -278,6 +286,13 @@ impl Worker {
                 self.stopping.get_or_insert(now + STOP_GRACE);
             }
         }
+    }
+
+    fn answer<T: Send + 'static>(&self, asker: oneshot::Sender<T>, answer: T) {
+        self.handle.0.wakes.run(move || {
+            // An asker that has gone needs no answer.
+            let _ = asker.send(answer);
+        });
     }
 
     fn token(&mut self) -> u64 {
@@ -311,13 +326,13 @@ impl Worker {
             Event::Connected { token, session } => {
                 let peer = self.endpoint.with_session(session, |s| s.peer().clone());
                 if let (Some(reply), Some(peer)) = (self.connects.remove(&token), peer) {
-                    let _ = reply.send(Ok(Connected { session, peer }));
+                    self.answer(reply, Ok(Connected { session, peer }));
                 }
             }
             Event::ConnectFailed { token, reason, refusal } => {
                 if let Some(reply) = self.connects.remove(&token) {
                     let error = refusal.map_or(ConnectError::Closed(reason), ConnectError::Refused);
-                    let _ = reply.send(Err(error));
+                    self.answer(reply, Err(error));
                 }
             }
             Event::SessionAccepted { peer, .. } => tracing::debug!(%peer, "session accepted"),
@@ -333,7 +348,7 @@ impl Worker {
             }
             Event::CallDone { token, reply } => {
                 if let Some(asker) = self.calls.remove(&token) {
-                    let _ = asker.send(reply.ok_or(CallFailure::Lost));
+                    self.answer(asker, reply.ok_or(CallFailure::Lost));
                 }
             }
             Event::ConnectionClosed { remote, peer, reason, refusal, code } => {
@@ -357,15 +372,18 @@ impl Worker {
         header: stoq_transport::wire::CallHeader,
     ) {
         match self.registry.call_handler() {
-            Some(handler) => handler(IncomingCall {
-                peer,
-                method: header.method,
-                deadline_ms: header.deadline_ms,
-                body: header.body,
-                worker: self.handle.clone(),
-                link,
-                stream,
-            }),
+            Some(handler) => {
+                let call = IncomingCall {
+                    peer,
+                    method: header.method,
+                    deadline_ms: header.deadline_ms,
+                    body: header.body,
+                    worker: self.handle.clone(),
+                    link,
+                    stream,
+                };
+                self.handle.0.wakes.run(move || handler(call));
+            }
             None => {
                 let reply = CallReply { status: CallStatus::Unknown, body: Default::default() };
                 self.endpoint.answer_call(link, stream, &reply);
@@ -414,12 +432,15 @@ impl Worker {
     /// Sends trains; whether more may be ready
     fn transmit(&mut self, now: Instant) -> bool {
         let segments = self.io.segment_limit();
-        for _ in 0..TRAINS_PER_TURN {
+        for _ in 0..self.trains_per_turn {
             if !self.endpoint.wants_transmit() {
                 return false;
             }
             // Without a free slab the completions of those in flight end the sleep.
-            let Some(slab) = self.io.slab() else { return false };
+            let Some(slab) = self.io.slab() else {
+                self.counters.trains_held_by_pool.add(1);
+                return false;
+            };
             let bytes = self.io.slab_bytes(&slab);
             let most = bytes.len().min(stoq_udp::MAX_TRAIN_BYTES);
             let train = self.endpoint.poll_transmit(now, &mut bytes[..most], segments);
@@ -539,7 +560,8 @@ fn try_exchange(
         taken = true;
         session.write(flow, bytes);
     }
-    if taken {
+    // Not for every slot: a writer on the same processor would be switched to for each.
+    if taken && port.wants_more() {
         port.wake_writer();
     }
     if port.wants_finish() {

@@ -135,10 +135,27 @@ fn carry(
     assert_eq!(into.bytes_received, out.bytes_sent);
     assert_eq!(into.bytes_received, (trains * pattern.train_bytes()) as u64);
     assert_eq!((out.send_errors, into.socket_overflows, into.trains_truncated), (0, 0, 0));
-    if pattern.segments > 1 {
+    if pattern.segments > 1 && settings.gro {
         assert!(receiver.describe().gro && into.trains_received < into.datagrams_received);
     }
     into
+}
+
+/// Without an offload everything still arrives, datagram by datagram
+pub fn carries_without_offloads(make: Make) {
+    let long = Pattern { segment_bytes: 1452, last_bytes: 700, segments: 10 };
+    let unmerged = carry(make, &IoSettings { gro: false, ..settings() }, &long, 60, 4);
+    assert_eq!(unmerged.trains_received, 600);
+    let single = Pattern { segment_bytes: 1452, last_bytes: 1452, segments: 1 };
+    for gro in [true, false] {
+        let cut = IoSettings { gso: false, gro, ..settings() };
+        let io = provider(make, &cut);
+        let description = io.describe();
+        assert_eq!((io.segment_limit(), description.gso_segments), (1, 1));
+        assert_eq!((description.gro, description.notes.len()), (gro, 2 - usize::from(gro)));
+        let into = carry(make, &cut, &single, 200, 8);
+        assert_eq!(into.datagrams_received, 200);
+    }
 }
 
 /// Trains of many shapes arrive octet by octet
@@ -156,6 +173,33 @@ pub fn carries_trains(make: Make) {
     // Single datagrams, from tiny to the largest QUIC packet quiche makes.
     carry(make, &settings(), &shape(1, 1, 1), 40, 8);
     carry(make, &settings(), &shape(1, 16_383, 16_383), 40, 8);
+}
+
+/// However much has arrived, one receive hands over what the settings allow, and the rest is not forgotten
+pub fn hands_over_few_at_a_time(make: Make) {
+    for limit in [1, 3] {
+        let few = IoSettings { trains_per_receive: limit, ..settings() };
+        let mut receiver = provider(make, &few);
+        let mut sender = provider(make, &settings());
+        let pattern = Pattern { segment_bytes: 1200, last_bytes: 1200, segments: 4 };
+        for train in 0..10 {
+            assert!(send_train(sender.as_mut(), receiver.local_address(), &pattern, train));
+        }
+        sender.submit(Wait::No).unwrap();
+        sender.receive(&mut |_| {}).unwrap();
+        let (mut calls, mut arrived) = (0, 0);
+        let deadline = Instant::now() + PATIENCE;
+        while arrived < 10 {
+            assert!(Instant::now() < deadline, "{arrived} of 10");
+            // Returns at once while something is left, or this takes longer than there is patience.
+            receiver.submit(Wait::Until(Some(PATIENCE))).unwrap();
+            let taken = receiver.receive(&mut |_| {}).unwrap();
+            assert!(taken <= limit, "{taken} at once, not {limit}");
+            calls += usize::from(taken > 0);
+            arrived += taken;
+        }
+        assert!(calls >= 10_usize.div_ceil(limit));
+    }
 }
 
 /// More trains than receive buffers, sent before any is taken: all arrive in the end
