@@ -223,6 +223,7 @@ pub(crate) const KEYS: &[Key] = &[
     milliseconds!("transport.idle_timeout_ms", 1_000, 600_000, transport.idle_timeout),
     milliseconds!("transport.keep_alive_ms", 100, 300_000, transport.keep_alive),
     milliseconds!("transport.handshake_timeout_ms", 500, 60_000, transport.handshake_timeout),
+    boolean!("transport.post_quantum", Reload, transport.post_quantum),
     integer!(
         "transport.connection_window_bytes",
         64 * KIB,
@@ -351,6 +352,7 @@ mod tests {
             idle_timeout: _,
             keep_alive: _,
             handshake_timeout: _,
+            post_quantum: _,
             connection_window_bytes: _,
             stream_window_bytes: _,
             replace_after_packets: _,
@@ -360,7 +362,7 @@ mod tests {
             stripe_connections: _,
             perf: _,
         } = TransportSettings::default();
-        assert_eq!(keys_of("transport"), 17);
+        assert_eq!(keys_of("transport"), 18);
         let Limits {
             connections_per_worker: _,
             half_open_per_worker: _,

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{CounterVec, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
-use stoq_interface::{Counter, DropReason, FlowError, PeerRefusal, STAGES, WorkerCounters};
+use stoq_interface::{
+    Counter, DropReason, FlowError, KEY_PACKETS, PeerRefusal, STAGES, WorkerCounters,
+};
 use thiserror::Error;
 
 /// Why metrics cannot be rendered: a mistake in this file, never in the input
@@ -140,6 +142,42 @@ const WORKER: &[(&str, &str, Kind, &str)] = &[
         Counts,
         "QUIC packets declared lost that arrived after all",
     ),
+    (
+        "stream_bytes_retransmitted",
+        "stoq_worker_streams_retransmitted_bytes_total",
+        Counts,
+        "Stream bytes sent again because a packet was declared lost",
+    ),
+    (
+        "packets_per_key_most",
+        "stoq_worker_packets_per_key",
+        Level,
+        "Most packets that the keys of one connection have protected",
+    ),
+    (
+        "small_datagrams_sent",
+        "stoq_worker_small_datagrams_sent_total",
+        Counts,
+        "UDP datagrams sent that hold acknowledgements and control frames: at most 512 octets",
+    ),
+    (
+        "small_datagrams_received",
+        "stoq_worker_small_datagrams_received_total",
+        Counts,
+        "UDP datagrams received of at most 512 octets",
+    ),
+    (
+        "trains_held_by_pacing",
+        "stoq_worker_trains_held_by_pacing_total",
+        Counts,
+        "Times pacing held a connection back that had its turn",
+    ),
+    (
+        "trains_held_by_pool",
+        "stoq_worker_trains_held_by_pool_total",
+        Counts,
+        "Times no train was begun because every slab was in flight",
+    ),
 ];
 
 const DROPPED: (&str, &str) =
@@ -150,6 +188,32 @@ const FLOWS_FAILED: (&str, &str) =
     ("stoq_worker_flows_failed_total", "Flows that ended early, by cause");
 const STAGE: (&str, &str) =
     ("stoq_worker_stage_seconds_total", "Time spent in each stage of the loop");
+const KEY_USED: (&str, &str) = (
+    "stoq_worker_key_used_ratio",
+    "Greatest share of the packets one key may protect (RFC 9001 section 6.6) that a connection has used",
+);
+/// Table of [`WorkerCounters::tables`], metric, label, help. Transport time is not among them: its clock runs only
+/// where somebody measures.
+const TABLES: &[(&str, &str, &str, &str)] = &[
+    (
+        "trains_sent_by_length",
+        "stoq_worker_trains_sent_by_length_total",
+        "datagrams",
+        "Trains sent, by how many datagrams they hold",
+    ),
+    (
+        "trains_received_by_length",
+        "stoq_worker_trains_received_by_length_total",
+        "datagrams",
+        "Trains received, by how many datagrams they hold",
+    ),
+    (
+        "train_ends",
+        "stoq_worker_trains_ended_total",
+        "reason",
+        "Trains sent, by why they are not longer",
+    ),
+];
 
 /// What is true of the node as a whole when it is scraped
 #[derive(Clone, Debug, Default)]
@@ -237,6 +301,10 @@ impl WorkerCollector {
             families.push(Box::new(family));
         }
         families.push(Box::new(stage_family(workers)?));
+        for table in TABLES {
+            families.push(Box::new(table_family(table, workers)?));
+        }
+        families.push(Box::new(key_family(workers)?));
         Ok(Self { families })
     }
 }
@@ -276,6 +344,30 @@ fn stage_family(workers: &[Arc<WorkerCounters>]) -> Result<CounterVec, prometheu
     Ok(family)
 }
 
+fn table_family(
+    (field, name, label, help): &(&str, &str, &str, &str),
+    workers: &[Arc<WorkerCounters>],
+) -> Result<IntCounterVec, prometheus::Error> {
+    let family = IntCounterVec::new(Opts::new(*name, *help), &["worker", label])?;
+    for (index, worker) in workers.iter().enumerate() {
+        let tables = worker.tables().into_iter().filter(|(table, _)| table == field);
+        for (value, count) in tables.flat_map(|(_, values)| values) {
+            let labels = [index.to_string(), value.to_owned()];
+            family.with_label_values(&labels).inc_by(count);
+        }
+    }
+    Ok(family)
+}
+
+fn key_family(workers: &[Arc<WorkerCounters>]) -> Result<GaugeVec, prometheus::Error> {
+    let family = GaugeVec::new(Opts::new(KEY_USED.0, KEY_USED.1), &["worker"])?;
+    for (index, worker) in workers.iter().enumerate() {
+        let share = worker.packets_per_key_most.get() as f64 / KEY_PACKETS as f64;
+        family.with_label_values(&[index.to_string()]).set(share);
+    }
+    Ok(family)
+}
+
 impl Collector for WorkerCollector {
     fn desc(&self) -> Vec<&Desc> {
         self.families.iter().flat_map(|family| family.desc()).collect()
@@ -289,6 +381,8 @@ impl Collector for WorkerCollector {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+
+    use stoq_interface::TrainEnd;
 
     use super::*;
 
@@ -315,6 +409,9 @@ mod tests {
         workers[0].refused[PeerRefusal::Expired.index()].add(2);
         workers[0].flow_errors[FlowError::Busy.index()].add(5);
         workers[1].stage_ns[0].add(1_500_000_000);
+        workers[0].trains_sent_by_length[3].add(4);
+        workers[1].train_ends[TrainEnd::CongestionWindow.index()].add(6);
+        workers[1].packets_per_key_most.set(KEY_PACKETS / 4);
         let node = NodeGauges {
             ready: true,
             certificate_not_after_seconds: Some(1_700_000_000.0),
@@ -329,6 +426,11 @@ mod tests {
             "stoq_worker_peers_refused_total{reason=\"expired\",worker=\"0\"} 2",
             "stoq_worker_flows_failed_total{cause=\"busy\",worker=\"0\"} 5",
             "stoq_worker_stage_seconds_total{stage=\"receive\",worker=\"1\"} 1.5",
+            "stoq_worker_trains_sent_by_length_total{datagrams=\"8-15\",worker=\"0\"} 4",
+            "stoq_worker_trains_received_by_length_total{datagrams=\"64+\",worker=\"1\"} 0",
+            "stoq_worker_trains_ended_total{reason=\"congestion_window\",worker=\"1\"} 6",
+            "stoq_worker_packets_per_key{worker=\"1\"} 2097152",
+            "stoq_worker_key_used_ratio{worker=\"1\"} 0.25",
             "stoq_node_ready 1",
             "stoq_node_certificate_expiry_timestamp_seconds 1700000000",
             "stoq_node_build_info{version=\"1.2.3\"} 1",

@@ -11,7 +11,10 @@ mod settings;
 mod snapshot;
 mod status;
 
-pub use counters::{Counter, STAGES, StageClock, WorkerCounters};
+pub use counters::{
+    Counter, KEY_PACKETS, SMALL_DATAGRAM_BYTES, STAGES, StageClock, Switch, TRAIN_LENGTHS, Table,
+    TrainEnd, TrainLengths, TransportStage, WorkerCounters, train_length_index,
+};
 pub use name::{NameError, NodeId, ServiceName};
 pub use reason::{CloseReason, DropReason, FlowError, PeerRefusal};
 pub use settings::{CongestionControl, Limits, TransportSettings};

@@ -93,6 +93,8 @@ pub struct TransportSettings {
     pub keep_alive: Duration,
     /// Time a handshake may take
     pub handshake_timeout: Duration,
+    /// Whether the post-quantum key exchange X25519MLKEM768 is offered and preferred; without it X25519 is
+    pub post_quantum: bool,
     /// Connection-level flow control window
     pub connection_window_bytes: u64,
     /// Stream-level flow control window
@@ -124,6 +126,7 @@ impl Default for TransportSettings {
             idle_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
+            post_quantum: true,
             connection_window_bytes: 24 << 20,
             stream_window_bytes: 8 << 20,
             replace_after_packets: (1 << 23) / 8 * 7,

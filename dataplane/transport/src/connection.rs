@@ -4,11 +4,13 @@
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, SocketAddrV6};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use stoq_interface::{
     ALPN_PERF, ALPN_STOQ, CloseReason, CongestionControl, ControlSnapshot, NodeId, PeerRefusal,
+    SMALL_DATAGRAM_BYTES, TrainEnd, TransportStage, WorkerCounters,
 };
 
 use crate::connection_id::{CONNECTION_ID_BYTES, ConnectionId};
@@ -18,10 +20,15 @@ use crate::tls::{self, PeerSlot, Role, TlsError, VerifiedPeer};
 const READ_BUFFER_BYTES: usize = 128 << 10;
 /// Pieces below this size get memory of their own: unread, they must not hold a whole buffer
 const READ_SHARED_BYTES: usize = 8 << 10;
-/// Buffers kept for use again: their pages are there and their octets are in the cache
-const READ_BUFFERS_KEPT: usize = 8;
+/// Buffers kept for use again while the connection is busy: more than a program's queue holds, so that a reader
+/// that lags costs no allocation
+const READ_BUFFERS_KEPT: usize = 40;
 /// Smallest room worth reading into
 const READ_LEAST_BYTES: usize = 16 << 10;
+/// Trains ended by the transport between two looks at quiche's figures, which visit every stream
+const ENDS_PER_LOOK: u32 = 64;
+/// The stream whose own window hardly ever binds: what it could take is what the connection could
+const PROBE_STREAM: u64 = 0;
 
 /// Application bytes on their way into packets: shared, never copied before the packet
 #[derive(Clone, Debug, Default)]
@@ -228,11 +235,31 @@ pub enum ReadOutcome {
     Gone,
 }
 
+/// What kept quiche from taking all that was offered to it
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Blocked {
+    /// The connection: its congestion window or its flow control, whichever is smaller
+    Connection,
+    /// The stream's flow control
+    Stream,
+}
+
 /// A connection
 pub struct Connection {
     quic: quiche::Connection<PayloadFactory>,
     slot: PeerSlot,
     local: SocketAddrV6,
+    counters: Arc<WorkerCounters>,
+    /// What cut the last write short, if it was
+    blocked: Option<Blocked>,
+    /// Trains that the connection as a whole has ended since quiche's figures were looked at
+    ends_since_look: u32,
+    /// DATA_BLOCKED frames sent, as of that look
+    data_blocked_sent: u64,
+    /// Whether some had been sent since the look before
+    is_flow_limited: bool,
+    /// The last datagram built was small
+    is_last_small: bool,
     read_buffer: BytesMut,
     /// Buffers whose pieces may still be unread
     spent_buffers: VecDeque<BytesMut>,
@@ -259,6 +286,7 @@ impl Connection {
         retry: Option<RetryIds<'_>>,
         local: SocketAddrV6,
         remote: SocketAddrV6,
+        counters: Arc<WorkerCounters>,
     ) -> Option<Self> {
         let config = &mut configs.server;
         config.set_stateless_reset_token(Some(reset_token));
@@ -279,7 +307,7 @@ impl Connection {
                 config,
             ),
         };
-        Self::wrap(quic.ok()?, None, local)
+        Self::wrap(quic.ok()?, None, local, counters)
     }
 
     /// The dialling side's connection to `node`
@@ -289,6 +317,7 @@ impl Connection {
         node: NodeId,
         local: SocketAddrV6,
         remote: SocketAddrV6,
+        counters: Arc<WorkerCounters>,
     ) -> Option<Self> {
         let source = quiche::ConnectionId::from_ref(&id.0);
         let quic = quiche::connect_with_buffer_factory::<PayloadFactory>(
@@ -298,19 +327,26 @@ impl Connection {
             SocketAddr::V6(remote),
             &mut configs.client,
         );
-        Self::wrap(quic.ok()?, Some(node), local)
+        Self::wrap(quic.ok()?, Some(node), local, counters)
     }
 
     fn wrap(
         mut quic: quiche::Connection<PayloadFactory>,
         expected: Option<NodeId>,
         local: SocketAddrV6,
+        counters: Arc<WorkerCounters>,
     ) -> Option<Self> {
         let slot = PeerSlot::install(quic.as_mut(), expected, std::time::SystemTime::now).ok()?;
         Some(Self {
             quic,
             slot,
             local,
+            counters,
+            blocked: None,
+            ends_since_look: ENDS_PER_LOOK,
+            data_blocked_sent: 0,
+            is_flow_limited: false,
+            is_last_small: true,
             read_buffer: BytesMut::new(),
             spent_buffers: VecDeque::new(),
             packets_sent: 0,
@@ -318,11 +354,30 @@ impl Connection {
         })
     }
 
+    /// The time, where somebody wants to know what things take
+    fn clock(&self) -> Option<Instant> {
+        self.counters.stage_clock.is_on().then(Instant::now)
+    }
+
+    fn clocked(&self, since: Option<Instant>, stage: TransportStage) {
+        if let Some(since) = since {
+            self.counters.transport_ns[stage.index()].add(since.elapsed().as_nanos() as u64);
+        }
+    }
+
     /// Takes in a datagram, which is decrypted in place. `false`: quiche refused it.
     pub fn handle_datagram(&mut self, bytes: &mut [u8], from: SocketAddrV6) -> bool {
         self.packets_received += 1;
+        let is_small = bytes.len() <= SMALL_DATAGRAM_BYTES;
+        if is_small {
+            self.counters.small_datagrams_received.add(1);
+        }
         let info = quiche::RecvInfo { from: SocketAddr::V6(from), to: SocketAddr::V6(self.local) };
-        match self.quic.recv(bytes, info) {
+        let clock = self.clock();
+        let outcome = self.quic.recv(bytes, info);
+        let stage = if is_small { TransportStage::ReceiveAck } else { TransportStage::ReceiveData };
+        self.clocked(clock, stage);
+        match outcome {
             Ok(_) | Err(quiche::Error::Done) => true,
             Err(quiche::Error::TlsFail) => {
                 // Reads and empties BoringSSL's error queue: quiche leaves it filled.
@@ -335,10 +390,53 @@ impl Connection {
 
     /// Writes the next datagram; `None` when there is nothing to send now
     pub fn poll_datagram(&mut self, out: &mut [u8]) -> Option<(usize, SocketAddrV6)> {
-        let (length, info) = self.quic.send(out).ok()?;
+        let clock = self.clock();
+        let outcome = self.quic.send(out);
+        if let Ok((length, _)) = outcome {
+            self.is_last_small = length <= SMALL_DATAGRAM_BYTES;
+        }
+        let stage =
+            if self.is_last_small { TransportStage::SendAck } else { TransportStage::SendData };
+        self.clocked(clock, stage);
+        let (length, info) = outcome.ok()?;
         let SocketAddr::V6(to) = info.to else { return None };
         self.packets_sent += 1;
+        if self.is_last_small {
+            self.counters.small_datagrams_sent.add(1);
+        }
         Some((length, to))
+    }
+
+    /// Why [`Self::poll_datagram`] has nothing more. quiche takes over what its windows allow, so the last
+    /// write tells: all was taken, then nothing more was offered; some was left, then a window ended it. Of the
+    /// connection's two windows flow control is named where DATA_BLOCKED was sent lately.
+    pub fn train_end(&mut self) -> TrainEnd {
+        match self.blocked {
+            None => TrainEnd::Application,
+            Some(Blocked::Stream) => TrainEnd::FlowControl,
+            Some(Blocked::Connection) => {
+                self.ends_since_look += 1;
+                if self.ends_since_look > ENDS_PER_LOOK {
+                    let sent = self.quic.stats().data_blocked_sent_count;
+                    self.is_flow_limited = sent > self.data_blocked_sent;
+                    self.data_blocked_sent = sent;
+                    self.ends_since_look = 0;
+                }
+                let limited = self.is_flow_limited;
+                if limited { TrainEnd::FlowControl } else { TrainEnd::CongestionWindow }
+            }
+        }
+    }
+
+    /// Keeps what a write tells of the windows
+    fn note_written(&mut self, stream: u64, offered: usize, taken: usize) {
+        if taken < offered {
+            let has_room = stream != PROBE_STREAM
+                && self.quic.stream_capacity(PROBE_STREAM).is_ok_and(|bytes| bytes > 0);
+            self.blocked = Some(if has_room { Blocked::Stream } else { Blocked::Connection });
+        } else if offered > 0 {
+            self.blocked = None;
+        }
     }
 
     /// With pacing on, the time before which nothing should be sent
@@ -446,7 +544,10 @@ impl Connection {
             self.next_read_buffer();
         }
         let room = self.read_buffer.capacity();
-        match self.quic.stream_recv_buf(stream, (&mut self.read_buffer).limit(room)) {
+        let clock = self.clock();
+        let outcome = self.quic.stream_recv_buf(stream, (&mut self.read_buffer).limit(room));
+        self.clocked(clock, TransportStage::StreamReceive);
+        match outcome {
             Ok((length, end)) if length < READ_SHARED_BYTES => {
                 let bytes = Bytes::copy_from_slice(&self.read_buffer[..length]);
                 self.read_buffer.clear();
@@ -458,17 +559,14 @@ impl Connection {
         }
     }
 
-    /// Takes the oldest buffer whose pieces have all been read, or a new one
+    /// Takes the latest buffer whose pieces have all been read, which the cache may still hold, or a new one
     fn next_read_buffer(&mut self) {
         let spent = std::mem::take(&mut self.read_buffer);
         self.spent_buffers.push_back(spent);
-        for _ in 0..self.spent_buffers.len() {
-            let Some(mut buffer) = self.spent_buffers.pop_front() else { break };
-            if buffer.try_reclaim(READ_BUFFER_BYTES) {
-                self.read_buffer = buffer;
-                return;
-            }
-            self.spent_buffers.push_back(buffer);
+        let free = self.spent_buffers.iter_mut().rposition(|b| b.try_reclaim(READ_BUFFER_BYTES));
+        if let Some(buffer) = free.and_then(|index| self.spent_buffers.remove(index)) {
+            self.read_buffer = buffer;
+            return;
         }
         if self.spent_buffers.len() > READ_BUFFERS_KEPT {
             self.spent_buffers.pop_front();
@@ -489,18 +587,26 @@ impl Connection {
 
     /// Offers bytes to a stream without copying them; opens it where it is new
     pub fn write(&mut self, stream: u64, bytes: Bytes, end: bool) -> Written {
+        let offered = bytes.len();
+        let clock = self.clock();
         let outcome = if bytes.is_empty() {
             self.quic.stream_send(stream, &[], end)
         } else {
             // quiche drops the buffer where it cannot take any of it: the caller keeps a clone.
             self.quic.stream_send_zc(stream, Payload(bytes), end).map(|(sent, _)| sent)
         };
-        match outcome {
-            Ok(sent) => Written::Bytes(sent),
-            Err(quiche::Error::Done) => Written::Bytes(0),
-            Err(quiche::Error::StreamLimit) => Written::StreamLimit,
-            Err(_) => Written::Gone,
-        }
+        self.clocked(clock, TransportStage::StreamSend);
+        let taken = match outcome {
+            Ok(sent) => sent,
+            Err(quiche::Error::Done) => 0,
+            Err(quiche::Error::StreamLimit) => return Written::StreamLimit,
+            Err(_) => {
+                self.blocked = None;
+                return Written::Gone;
+            }
+        };
+        self.note_written(stream, offered, taken);
+        Written::Bytes(taken)
     }
 
     /// Unidirectional streams the peer lets this side open now
@@ -520,6 +626,7 @@ impl Connection {
         PathFigures {
             lost: stats.lost as u64,
             lost_spurious: stats.spurious_lost as u64,
+            stream_bytes_retransmitted: stats.stream_retrans_bytes,
             bytes_sent: stats.sent_bytes,
             bytes_received: stats.recv_bytes,
             rtt: path.as_ref().map_or(Duration::ZERO, |p| p.rtt),
@@ -537,6 +644,8 @@ pub struct PathFigures {
     pub lost: u64,
     /// Of those, arrived after all
     pub lost_spurious: u64,
+    /// Octets of stream data declared lost and sent again
+    pub stream_bytes_retransmitted: u64,
     /// Octets sent
     pub bytes_sent: u64,
     /// Octets received

@@ -1,10 +1,11 @@
 //! Datagrams as they come: to the connection they belong to, to the worker that owns it, or to the judgement of
 //! who may begin a handshake. Whatever is refused is counted by its cause.
 
-use std::net::SocketAddrV6;
+use std::net::{Ipv6Addr, SocketAddrV6};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use stoq_interface::{CloseReason, DropReason};
+use stoq_interface::{CloseReason, DropReason, TransportStage, train_length_index};
 
 use super::admission::Admission;
 use super::held::Joining;
@@ -23,8 +24,33 @@ const RESET_BYTES: usize = 42;
 const INITIAL_BYTES: usize = 1_200;
 
 impl Endpoint {
+    /// Begins a train: the datagrams up to the next call came together, to this local address. A host with
+    /// several addresses answers from the one it was asked at.
+    pub fn set_arrival(&mut self, to: Option<Ipv6Addr>) {
+        self.end_arrival();
+        self.arrival = to;
+    }
+
+    /// The train that came in is complete
+    pub(super) fn end_arrival(&mut self) {
+        let datagrams = std::mem::take(&mut self.arrived);
+        if datagrams > 0 {
+            self.counters.trains_received_by_length[train_length_index(datagrams)].add(1);
+        }
+    }
+
     /// Takes in one datagram, which is decrypted in place
     pub fn handle_datagram(&mut self, now: Instant, bytes: &mut [u8], from: SocketAddrV6) {
+        self.arrived += 1;
+        let clock = self.counters.stage_clock.is_on().then(Instant::now);
+        self.sort_datagram(now, bytes, from);
+        if let Some(since) = clock {
+            let spent = since.elapsed().as_nanos() as u64;
+            self.counters.transport_ns[TransportStage::DatagramIn.index()].add(spent);
+        }
+    }
+
+    fn sort_datagram(&mut self, now: Instant, bytes: &mut [u8], from: SocketAddrV6) {
         // The fast way: a short header whose connection ID is known.
         let key = match bytes.first() {
             Some(first) if first & 0x80 == 0 && bytes.len() > CONNECTION_ID_BYTES => {
@@ -187,7 +213,9 @@ impl Endpoint {
         let retry = original
             .as_deref()
             .map(|original| RetryIds { original, retry_source: &header.destination });
-        let connection = Connection::accept(configs, &id, reset_token, retry, self.local, from);
+        let counters = Arc::clone(&self.counters);
+        let connection =
+            Connection::accept(configs, &id, reset_token, retry, self.local, from, counters);
         let Some(connection) = connection else {
             return self.drop_datagram(DropReason::Refused);
         };

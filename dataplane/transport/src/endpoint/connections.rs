@@ -1,9 +1,10 @@
 //! The endpoint's connections: dialling, joining sessions, reading and writing streams, timing and closing.
 
 use std::net::SocketAddrV6;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use stoq_interface::{CloseReason, NodeId, PeerRefusal};
+use stoq_interface::{CloseReason, KEY_PACKETS, NodeId, PeerRefusal};
 
 use super::held::{Held, Joining, Purpose, link_id};
 use super::link::{Link, LinkOutput};
@@ -19,8 +20,6 @@ use crate::wire::{CallHeader, CallReply, Frame, Hello, SessionId, VERSION};
 const SUSPECT_AFTER: Duration = Duration::from_millis(600);
 /// Probe timeouts without an answer that make a path suspect
 const SUSPECT_PROBES: usize = 3;
-/// Packets one AES-GCM key may protect (RFC 9001 section 6.6)
-const PACKETS_PER_KEY: u64 = 1 << 23;
 /// Packets that may still be on their way out when a connection is closed for that limit
 const PACKETS_IN_HAND: u64 = 1 << 16;
 /// Packets received between two looks at what was lost
@@ -55,11 +54,12 @@ impl Endpoint {
             probes_when_heard: (now, 0),
             suspect: false,
             replace_asked: false,
-            losses_counted: (0, 0),
+            losses_counted: [0; 3],
             losses_counted_at: 0,
             is_ready: false,
             is_busy: false,
             kept: None,
+            ended_short: false,
             paced_until: None,
             timer: None,
         });
@@ -79,10 +79,10 @@ impl Endpoint {
         let home = usize::from(session.worker);
         let room = self.connections.len() < self.snapshot.limits.connections_per_worker;
         let connection_id = self.steering.issue(self.worker, &mut self.random);
-        let local = self.local;
+        let (local, counters) = (self.local, Arc::clone(&self.counters));
         let connection = match &mut self.configs {
             Some(configs) if room => {
-                Connection::connect(configs, &connection_id, node, local, address)
+                Connection::connect(configs, &connection_id, node, local, address, counters)
             }
             _ => None,
         };
@@ -196,8 +196,11 @@ impl Endpoint {
         let Some(held) = self.connections.get_mut(key) else { return };
         let limit = held.settings.replace_after_packets;
         let used = held.connection.packets_sent.max(held.connection.packets_received);
+        if used > self.counters.packets_per_key_most.get() {
+            self.counters.packets_per_key_most.set(used);
+        }
         let uncounted = held.connection.packets_received - held.losses_counted_at;
-        if used >= PACKETS_PER_KEY - PACKETS_IN_HAND {
+        if used >= KEY_PACKETS - PACKETS_IN_HAND {
             return self.close_connection(key, CloseReason::Limit);
         }
         if used < limit || held.replace_asked {
@@ -407,15 +410,11 @@ impl Endpoint {
         self.mark_busy(key);
     }
 
-    /// Adds what a living connection has lost since the last time
-    fn count_losses(&mut self, key: SlotKey) {
-        let Some(held) = self.connections.get_mut(key) else { return };
-        let path = held.connection.path();
-        let (lost, spurious) = held.losses_counted;
-        self.counters.packets_lost.add(path.lost - lost);
-        self.counters.packets_lost_spurious.add(path.lost_spurious - spurious);
-        held.losses_counted = (path.lost, path.lost_spurious);
-        held.losses_counted_at = held.connection.packets_received;
+    /// Adds what a connection has lost since the last time
+    pub(super) fn count_losses(&mut self, key: SlotKey) {
+        if let Some(held) = self.connections.get_mut(key) {
+            held.count_losses(&self.counters);
+        }
     }
 
     /// Probe timeouts without an answer: the path may be dead long before the idle timeout says so
@@ -473,10 +472,8 @@ impl Endpoint {
     }
 
     fn note_closed(&mut self, held: &mut Held, reason: CloseReason, refusal: Option<PeerRefusal>) {
-        let path = held.connection.path();
         self.counters.connections_closed.add(1);
-        self.counters.packets_lost.add(path.lost - held.losses_counted.0);
-        self.counters.packets_lost_spurious.add(path.lost_spurious - held.losses_counted.1);
+        held.count_losses(&self.counters);
         if let Joining::Dialled { session, .. } = held.joining {
             let home = usize::from(session.worker);
             self.route(home, Message::DialFailed(session, reason, refusal));

@@ -4,7 +4,7 @@
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::time::Instant;
 
-use stoq_interface::{ConnectionStatus, TransportSettings};
+use stoq_interface::{ConnectionStatus, TransportSettings, WorkerCounters};
 
 use super::link::Link;
 use super::message::SessionKey;
@@ -58,14 +58,16 @@ pub(super) struct Held {
     pub(super) probes_when_heard: (Instant, usize),
     pub(super) suspect: bool,
     pub(super) replace_asked: bool,
-    /// Lost packets and spurious ones that the worker's counters know of
-    pub(super) losses_counted: (u64, u64),
+    /// Lost packets, spurious ones and octets sent again that the worker's counters know of
+    pub(super) losses_counted: [u64; 3],
     /// Packets received when losses were last counted
     pub(super) losses_counted_at: u64,
     pub(super) is_ready: bool,
     pub(super) is_busy: bool,
     /// A datagram that did not fit the last train
     pub(super) kept: Option<(Vec<u8>, SocketAddrV6)>,
+    /// The last train ended with a datagram shorter than the others: what comes next tells why
+    pub(super) ended_short: bool,
     /// With pacing on: nothing leaves before
     pub(super) paced_until: Option<Instant>,
     pub(super) timer: Option<Instant>,
@@ -94,6 +96,18 @@ impl Held {
             (_, None) => Some(self.created + self.settings.handshake_timeout),
         };
         [quic, own, self.paced_until].into_iter().flatten().min()
+    }
+
+    /// Adds what has been lost since the last time
+    pub(super) fn count_losses(&mut self, counters: &WorkerCounters) {
+        let path = self.connection.path();
+        let now = [path.lost, path.lost_spurious, path.stream_bytes_retransmitted];
+        let [lost, spurious, again] = self.losses_counted;
+        counters.packets_lost.add(now[0] - lost);
+        counters.packets_lost_spurious.add(now[1] - spurious);
+        counters.stream_bytes_retransmitted.add(now[2] - again);
+        self.losses_counted = now;
+        self.losses_counted_at = self.connection.packets_received;
     }
 
     pub(super) fn status(&mut self, now: Instant, worker: usize, key: SlotKey) -> ConnectionStatus {

@@ -128,6 +128,8 @@ pub struct Endpoint {
     draining: bool,
     /// The local address that the datagrams now fed came to
     arrival: Option<Ipv6Addr>,
+    /// How many datagrams have come with it
+    arrived: usize,
     /// Where a datagram is written that may not fit the train under way
     scratch: Vec<u8>,
 }
@@ -162,6 +164,7 @@ impl Endpoint {
             local_messages: VecDeque::new(),
             draining: false,
             arrival: None,
+            arrived: 0,
             scratch: vec![0; 65_536],
         };
         endpoint.apply_snapshot(setup.snapshot);
@@ -192,12 +195,6 @@ impl Endpoint {
         for key in keys {
             self.close_connection(key, CloseReason::Revoked);
         }
-    }
-
-    /// The local address that the following datagrams came to: a host with several answers from the one it
-    /// was asked at
-    pub fn set_arrival(&mut self, to: Option<Ipv6Addr>) {
-        self.arrival = to;
     }
 
     /// Why the snapshot in force lets nobody in, if it does not
@@ -355,6 +352,7 @@ impl Endpoint {
 
     /// Carries out messages between sessions and links of this worker until nothing is left to do
     pub fn settle(&mut self, now: Instant) {
+        self.end_arrival();
         loop {
             self.process_busy(now);
             while let Some(message) = self.local_messages.pop_front() {
@@ -412,12 +410,13 @@ impl Endpoint {
         self.sessions.iter().filter_map(status).collect()
     }
 
-    /// What an operator sees of the connections held here
+    /// What an operator sees of the connections held here; the worker's counters know of all their losses then
     pub fn connection_status(&mut self, now: Instant) -> Vec<ConnectionStatus> {
         let worker = self.worker;
         let keys = self.connections.keys();
         let mut all = Vec::with_capacity(keys.len());
         for key in keys {
+            self.count_losses(key);
             if let Some(held) = self.connections.get_mut(key) {
                 all.push(held.status(now, worker, key));
             }

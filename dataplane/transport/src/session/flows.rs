@@ -540,9 +540,15 @@ impl Session {
 
     /// Turns what may be sent into records, as far as legs take them
     fn pump(&mut self, id: u64) {
+        self.window_bound = false;
+        let most = self.send_buffer_bytes();
         loop {
             let Some(flow) = self.flows.get(&id) else { return };
             if flow.error.is_some() || !flow.sender.has_piece() {
+                let holds_all_it_may =
+                    !flow.sender.is_finished() && flow.sender.retained_bytes() >= most;
+                self.window_bound =
+                    flow.error.is_none() && (flow.sender.backlog_bytes() > 0 || holds_all_it_may);
                 break;
             }
             let Some(link) = self.choose_link(flow) else { return };

@@ -177,6 +177,8 @@ pub struct Session {
     closing: Option<CloseReason>,
     draining: bool,
     ended: bool,
+    /// The flow that was looked at last has sent all that its peer takes for now
+    window_bound: bool,
     counters: SessionCounters,
 }
 
@@ -232,6 +234,7 @@ impl Session {
             closing: None,
             draining: false,
             ended: false,
+            window_bound: false,
             counters: SessionCounters::default(),
         }
     }
@@ -264,6 +267,11 @@ impl Session {
     /// Links now joined
     pub fn link_ids(&self) -> impl Iterator<Item = LinkId> + '_ {
         self.links.iter().map(|link| link.id)
+    }
+
+    /// Whether the flow served last waits for its peer: everything it may send or hold is on its way
+    pub fn is_window_bound(&self) -> bool {
+        self.window_bound
     }
 
     /// What the session has counted

@@ -61,6 +61,8 @@ pub enum TlsError {
 
 /// Key exchange groups, most wanted first
 const GROUPS: &str = "X25519MLKEM768:X25519:P-256";
+/// The same for a snapshot that leaves the post-quantum one out
+const CLASSICAL_GROUPS: &str = "X25519:P-256";
 
 /// The boring context for one role under one snapshot: TLS 1.3 only, both ends authenticated, no tickets
 /// (they bypass verification, so nothing here resumes) and so no 0-RTT.
@@ -82,7 +84,8 @@ fn anonymous(role: Role, snapshot: &ControlSnapshot) -> Result<SslContextBuilder
     builder.set_min_proto_version(Some(SslVersion::TLS1_3))?;
     builder.set_max_proto_version(Some(SslVersion::TLS1_3))?;
     builder.set_options(SslOptions::NO_TICKET);
-    builder.set_curves_list(GROUPS)?;
+    let post_quantum = snapshot.transport.post_quantum;
+    builder.set_curves_list(if post_quantum { GROUPS } else { CLASSICAL_GROUPS })?;
     // Leaves are P-256 by profile; a P-384 signature from a stranger would cost ten times as much to refuse.
     builder.set_verify_algorithm_prefs(&[SslSignatureAlgorithm::ECDSA_SECP256R1_SHA256])?;
     builder.set_custom_verify_callback(

@@ -383,6 +383,28 @@ fn two_good_nodes_know_each_other() {
 }
 
 #[test]
+fn the_post_quantum_exchange_needs_both_ends_and_costs_no_round_trip() {
+    let authority = TestAuthority::new();
+    let snapshot = |node: &str, post_quantum: bool| {
+        let mut snapshot = authority.snapshot(node);
+        snapshot.transport.post_quantum = post_quantum;
+        snapshot
+    };
+    for (ours, theirs) in [(true, true), (true, false), (false, true), (false, false)] {
+        let client = context(Role::Client, &snapshot("alpha", ours)).unwrap();
+        let server = context(Role::Server, &snapshot("beta", theirs)).unwrap();
+        let mut pair = handshake(client, server, "beta");
+        assert!(pair.client.is_established() && pair.server.is_established());
+        let group = if ours && theirs { "X25519MLKEM768" } else { "X25519" };
+        for end in [&mut pair.client, &mut pair.server] {
+            let ssl: &mut SslRef = end.as_mut();
+            assert_eq!(ssl.curve_name(), Some(group), "client {ours}, server {theirs}");
+            assert!(!ssl.used_hello_retry_request());
+        }
+    }
+}
+
+#[test]
 fn a_second_connection_is_never_resumed() {
     let authority = TestAuthority::new();
     let (alpha, beta) = (authority.snapshot("alpha"), authority.snapshot("beta"));
