@@ -2,14 +2,18 @@
 
 use std::net::SocketAddrV6;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use stoq::{IoPreference, TransportSettings, WorkerPlan};
+use stoq::{IoPreference, TransportSettings, WorkerPlan, ZeroCopy};
 use stoq_interface::CongestionControl;
 
+use crate::bounds::BoundsArgs;
 use crate::digest::Verify;
+use crate::traffic::{AppThreads, ThreadError};
 use crate::units::{Cores, cores, duration, size_bytes};
+use crate::{ablate, bare, handshake, latency, overhead, scale, soak};
 
 /// Measures the data plane: verified goodput beside what the same cores could carry
 #[derive(Debug, Parser)]
@@ -29,8 +33,41 @@ pub enum Command {
     Load(Box<LoadArgs>),
     /// Measure what this host's cores could carry: raw UDP, AEAD, memory
     Ceiling(CeilingArgs),
+    /// Measure latency on a schedule, at parts of the capacity that is found first
+    Latency(Box<latency::args::LatencyArgs>),
+    /// Measure full mutual handshakes: rate, cost, time to a session
+    Handshake(Box<handshake::HandshakeArgs>),
+    /// Measure cost and memory from one connection to very many
+    Scale(Box<scale::ScaleArgs>),
+    /// Full speed for a long time with every connection replaced again and again
+    Soak(Box<soak::SoakArgs>),
     /// Compare recorded runs, or run two loads in turn and compare those
     Compare(CompareArgs),
+    /// Measure other stacks and tunnels beside this one, in interleaved pairs
+    Peers(crate::peers::PeersArgs),
+    /// Make tables, a plot or a projection out of recorded files
+    Report(crate::report::ReportArgs),
+    /// Name every subcommand and peer, and what this host lacks for it
+    List(crate::list::ListArgs),
+    /// The receiving end of a tunnel's TCP load
+    #[command(hide = true)]
+    TcpSink(crate::peers::tcp::SinkArgs),
+    /// The sending end of a tunnel's TCP load
+    #[command(hide = true)]
+    TcpSource(crate::peers::tcp::SourceArgs),
+    /// Switch one thing at a time and compare with the default: what each returns
+    Ablate(ablate::AblateArgs),
+    /// The product beside a bare quiche loop on the same ring: what sessions, verification and metrics cost
+    Overhead(overhead::OverheadArgs),
+    /// The sending end of a bare quiche loop, which starts the other
+    #[command(hide = true)]
+    BareLoad(Box<bare::BareLoadArgs>),
+    /// The receiving end of a bare quiche loop
+    #[command(hide = true)]
+    BareSink(Box<bare::BareSinkArgs>),
+    /// Print the name of this executable's allocator
+    #[command(hide = true)]
+    Allocator,
     /// Print what identifies this host in records
     Fingerprint,
     /// Write throwaway identities for a sink and a load on two hosts
@@ -61,6 +98,18 @@ pub enum Congestion {
     Bbr2,
     /// NewReno
     Reno,
+}
+
+/// When sends avoid the kernel's copy
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub enum ZeroCopyChoice {
+    /// Where the kernel says that it does not copy
+    #[default]
+    Measured,
+    /// Never
+    Never,
+    /// Always
+    Always,
 }
 
 /// What both ends of a run have in common
@@ -108,6 +157,42 @@ pub struct TuningArgs {
     /// Send slabs of 64 KiB
     #[arg(long, value_name = "COUNT")]
     pub send_slabs: Option<u32>,
+    /// One datagram per send
+    #[arg(long)]
+    pub no_gso: bool,
+    /// One datagram per receive
+    #[arg(long)]
+    pub no_gro: bool,
+    /// A request of its own for every train received
+    #[arg(long)]
+    pub no_multishot: bool,
+    /// When sends avoid the kernel's copy
+    #[arg(long, value_enum, default_value_t)]
+    pub zero_copy: ZeroCopyChoice,
+    /// Leave the send memory unregistered
+    #[arg(long)]
+    pub no_registered_buffers: bool,
+    /// Ordinary pages for packet memory
+    #[arg(long)]
+    pub no_huge_pages: bool,
+    /// Trains a worker takes in before it answers; default: all that have arrived
+    #[arg(long, value_name = "COUNT")]
+    pub trains_per_receive: Option<usize>,
+    /// Trains a worker sends before it looks at what has arrived
+    #[arg(long, value_name = "COUNT")]
+    pub trains_per_turn: Option<usize>,
+    /// Bind no thread to a processor
+    #[arg(long)]
+    pub unpinned: bool,
+    /// Render the product's metrics page this often, as a scrape does
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub render_metrics_every: Option<Duration>,
+    /// Time every datagram and stream call: tells more stages apart, and costs some goodput
+    #[arg(long)]
+    pub stages: bool,
+    /// Limits and lifetimes
+    #[command(flatten)]
+    pub bounds: BoundsArgs,
 }
 
 /// `stoq-bench sink`
@@ -242,8 +327,28 @@ impl TuningArgs {
             receive_buffer_bytes: buffer.unwrap_or(default.receive_buffer_bytes),
             receive_buffers: self.receive_buffers.unwrap_or(default.receive_buffers),
             send_slabs: self.send_slabs.unwrap_or(default.send_slabs),
-            ..default
+            huge_pages: !self.no_huge_pages,
+            pinned: !self.unpinned,
+            gso: !self.no_gso,
+            gro: !self.no_gro,
+            multishot: !self.no_multishot,
+            zero_copy: match self.zero_copy {
+                ZeroCopyChoice::Measured => ZeroCopy::Measured,
+                ZeroCopyChoice::Never => ZeroCopy::Off,
+                ZeroCopyChoice::Always => ZeroCopy::Always,
+            },
+            registered_buffers: !self.no_registered_buffers,
+            trains_per_receive: self.trains_per_receive.unwrap_or(default.trains_per_receive),
+            trains_per_turn: self.trains_per_turn.unwrap_or(default.trains_per_turn),
         }
+    }
+
+    /// The threads that make and take the bytes, at these processors
+    ///
+    /// # Errors
+    /// [`ThreadError`].
+    pub fn app_threads(&self, cores: &[usize]) -> Result<Arc<AppThreads>, ThreadError> {
+        AppThreads::start(&self.plan(cores).places())
     }
 
     /// Transport settings
@@ -287,9 +392,25 @@ impl TuningArgs {
         named("socket-buffer", self.socket_buffer.map(|v| v.to_string()));
         named("receive-buffers", self.receive_buffers.map(|v| v.to_string()));
         named("send-slabs", self.send_slabs.map(|v| v.to_string()));
-        let switches =
-            [("busy-poll", self.busy_poll), ("pacing", self.pacing), ("stripe", self.stripe)];
+        named("zero-copy", value(&|| self.zero_copy.to_possible_value()));
+        named("trains-per-receive", self.trains_per_receive.map(|v| v.to_string()));
+        named("trains-per-turn", self.trains_per_turn.map(|v| v.to_string()));
+        let every = self.render_metrics_every;
+        named("render-metrics-every", every.map(|every| format!("{}s", every.as_secs_f64())));
+        let switches = [
+            ("busy-poll", self.busy_poll),
+            ("pacing", self.pacing),
+            ("stripe", self.stripe),
+            ("no-gso", self.no_gso),
+            ("no-gro", self.no_gro),
+            ("no-multishot", self.no_multishot),
+            ("no-registered-buffers", self.no_registered_buffers),
+            ("no-huge-pages", self.no_huge_pages),
+            ("unpinned", self.unpinned),
+            ("stages", self.stages),
+        ];
         all.extend(switches.iter().filter(|(_, on)| *on).map(|(name, _)| format!("--{name}")));
+        all.extend(self.bounds.arguments());
         all
     }
 }
@@ -331,6 +452,44 @@ mod tests {
         };
         assert_eq!(format!("{:?}", sink.tuning), format!("{:?}", load.tuning));
         assert_eq!(sink.tuning.transport().max_udp_payload_bytes, 8_952);
+    }
+
+    #[test]
+    fn every_switch_reaches_the_plan_on_both_sides() {
+        let switches = [
+            "--no-gso",
+            "--no-gro",
+            "--no-multishot",
+            "--zero-copy=never",
+            "--no-registered-buffers",
+            "--no-huge-pages",
+            "--trains-per-receive=4",
+            "--unpinned",
+            "--render-metrics-every=100ms",
+        ];
+        let parse = |arguments: &[String]| {
+            let given = ["stoq-bench", "sink", "--identity=-"].map(str::to_owned);
+            let all = given.iter().chain(arguments);
+            match CommandLine::try_parse_from(all).unwrap().command {
+                Command::Sink(sink) => sink.tuning,
+                other => panic!("not a sink: {other:?}"),
+            }
+        };
+        let untouched = parse(&[]).plan(&[3]);
+        assert_eq!(format!("{untouched:?}"), {
+            let default = WorkerPlan { cores: vec![3], ..WorkerPlan::default() };
+            format!("{default:?}")
+        });
+        for switch in switches {
+            let near = parse(&[switch.to_owned()]);
+            let far = parse(&near.arguments());
+            assert_eq!(format!("{near:?}"), format!("{far:?}"), "{switch}");
+            let (plan, metrics) = (far.plan(&[3]), far.render_metrics_every);
+            let changed = format!("{plan:?}") != format!("{untouched:?}") || metrics.is_some();
+            assert!(changed, "{switch} changes nothing");
+        }
+        assert_eq!(parse(&["--unpinned".to_owned()]).plan(&[3, 4]).places(), [None, None]);
+        assert_eq!(untouched.places(), [Some(3)]);
     }
 
     #[test]

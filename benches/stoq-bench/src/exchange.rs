@@ -120,6 +120,10 @@ pub struct WorkerDescription {
     pub gso_segments: usize,
     /// Whether receives are merged
     pub gro: bool,
+    /// Whether one request receives train after train; absent in older records
+    pub multishot: Option<bool>,
+    /// Whether its send memory is registered with the ring; absent in older records
+    pub registered_buffers: Option<bool>,
     /// Page size of its packet memory
     pub page_bytes: usize,
     /// Whether huge pages back it, in words
@@ -175,6 +179,8 @@ impl Description {
             io_fallback: status.io_fallback,
             gso_segments: status.gso_segments,
             gro: status.gro,
+            multishot: Some(io.multishot),
+            registered_buffers: Some(io.registered_buffers),
             page_bytes: status.page_bytes,
             huge_pages: io.huge_pages.to_string(),
             zero_copy: io.zero_copy.to_string(),

@@ -3,20 +3,37 @@
 
 #![forbid(unsafe_code)]
 
+mod ablate;
+mod allocator;
+mod bare;
+mod beside;
+mod bounds;
 mod ceiling;
 mod command_line;
 mod compare;
 mod digest;
 mod exchange;
+mod handshake;
 mod host;
 mod identity;
+mod latency;
+mod list;
 mod load;
+mod overhead;
 mod pattern;
+mod peers;
 mod process;
 mod render;
+mod report;
+mod rig;
+mod scale;
+mod scrape;
 mod sink;
+mod small;
+mod soak;
 mod traffic;
 mod units;
+mod vitals;
 
 use std::process::ExitCode;
 
@@ -29,6 +46,7 @@ use sink::Failure;
 const UNSOUND: u8 = 2;
 
 fn main() -> ExitCode {
+    allocator::prepare();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -51,14 +69,37 @@ fn act(command: Command) -> Result<ExitCode, Failure> {
                 return Ok(UNSOUND.into());
             }
         }
+        Command::Latency(args) => return Ok(verdict(latency::run(&args)?.is_sound())),
+        Command::Handshake(args) => return Ok(verdict(handshake::run(&args)?.is_sound())),
+        Command::Scale(args) => return Ok(verdict(scale::run(&args)?.is_sound())),
+        Command::Soak(args) => return Ok(verdict(soak::run(&args)?.is_sound())),
         Command::Ceiling(args) => measure(&args)?,
         Command::Compare(args) => compare::run(&args)?,
+        Command::Peers(args) => return peers::run(&args),
+        Command::Report(args) => report::run(&args)?,
+        Command::List(args) => list::run(&args)?,
+        Command::TcpSink(args) => peers::tcp::sink(&args)?,
+        Command::TcpSource(args) => peers::tcp::source(&args)?,
+        Command::Ablate(args) => ablate::run(&args)?,
+        Command::Overhead(args) => overhead::run(&args)?,
+        Command::BareLoad(args) => bare::load(&args)?,
+        Command::BareSink(args) => bare::sink(&args)?,
+        Command::Allocator => render::line(allocator::NAME)?,
         Command::Fingerprint => {
             render::line(&serde_json::to_string_pretty(&host::Fingerprint::read()?)?)?;
         }
         Command::Identity { out } => identity::write_pair(&out)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The exit code of a run that proves something, or did not
+fn verdict(sound: bool) -> ExitCode {
+    if sound {
+        return ExitCode::SUCCESS;
+    }
+    render::warn("the run does not prove what it set out to; its figures above say why");
+    UNSOUND.into()
 }
 
 fn measure(args: &CeilingArgs) -> Result<(), Failure> {

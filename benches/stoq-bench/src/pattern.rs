@@ -29,10 +29,15 @@ impl Pattern {
 
     /// The next slice, of at most `most` octets
     pub fn next_chunk(&mut self, most: u64) -> Bytes {
-        let offset = self.turn.wrapping_mul(STRIDE_BYTES) % (BUFFER_BYTES - CHUNK_BYTES);
+        let turn = self.turn as u64;
         self.turn = self.turn.wrapping_add(1);
-        let length = usize::try_from(most).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
-        self.buffer.slice(offset..offset + length)
+        self.piece(turn, usize::try_from(most).unwrap_or(CHUNK_BYTES))
+    }
+
+    /// The slice whose turn is `turn`, of at most `most` octets
+    pub fn piece(&self, turn: u64, most: usize) -> Bytes {
+        let offset = (turn as usize).wrapping_mul(STRIDE_BYTES) % (BUFFER_BYTES - CHUNK_BYTES);
+        self.buffer.slice(offset..offset + most.min(CHUNK_BYTES))
     }
 }
 

@@ -22,7 +22,7 @@ pub struct ThreadTime {
 /// What one worker has counted
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct WorkerSample {
-    /// Every plain counter by name
+    /// Every plain counter by name, and every other as `table.label`
     pub counters: BTreeMap<String, u64>,
     /// Time per stage of its loop
     pub stage_ns: BTreeMap<String, u64>,
@@ -105,14 +105,17 @@ impl Meter {
 fn worker_sample(counters: &WorkerCounters) -> WorkerSample {
     let named = |(name, value): (&str, u64)| (name.to_owned(), value);
     let stages = STAGES.into_iter().zip(counters.stage_ns.iter().map(|counter| counter.get()));
+    let tables = counters.tables().into_iter().flat_map(|(table, values)| {
+        values.into_iter().map(move |(label, value)| (format!("{table}.{label}"), value))
+    });
     WorkerSample {
-        counters: counters.entries().into_iter().map(named).collect(),
+        counters: counters.entries().into_iter().map(named).chain(tables).collect(),
         stage_ns: stages.map(named).collect(),
     }
 }
 
 /// Clock ticks per second of this kernel's `/proc`, as its auxiliary vector says (AT_CLKTCK)
-fn ticks_per_second(process: &Path) -> std::io::Result<f64> {
+pub fn ticks_per_second(process: &Path) -> std::io::Result<f64> {
     const AT_CLKTCK: u64 = 17;
     let vector = std::fs::read(process.join("auxv"))?;
     let word = |bytes: &[u8]| bytes.try_into().map(u64::from_ne_bytes).unwrap_or(0);
@@ -121,6 +124,27 @@ fn ticks_per_second(process: &Path) -> std::io::Result<f64> {
     found.map(|(_, ticks)| ticks as f64).ok_or_else(|| {
         std::io::Error::new(std::io::ErrorKind::InvalidData, "auxv does not name the clock tick")
     })
+}
+
+/// Nanoseconds the calling thread has run, and nanoseconds it could have run while another had the processor
+/// (first and second field of schedstat, Documentation/scheduler/sched-stats.rst)
+///
+/// # Errors
+/// Where `/proc` cannot be read.
+pub fn thread_run_and_wait_ns() -> std::io::Result<[u64; 2]> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    let mut fields = text.split_ascii_whitespace().map_while(|field| field.parse().ok());
+    fields.next().zip(fields.next()).map(<[u64; 2]>::from).ok_or_else(|| {
+        std::io::Error::new(std::io::ErrorKind::InvalidData, "schedstat does not tell the times")
+    })
+}
+
+/// Nanoseconds the calling thread has run
+///
+/// # Errors
+/// Where `/proc` cannot be read.
+pub fn thread_cpu_ns() -> std::io::Result<u64> {
+    Ok(thread_run_and_wait_ns()?[0])
 }
 
 fn thread_times(process: &Path) -> std::io::Result<BTreeMap<String, ThreadTime>> {
@@ -138,7 +162,7 @@ fn thread_times(process: &Path) -> std::io::Result<BTreeMap<String, ThreadTime>>
 }
 
 /// Name, user ticks and system ticks of a line of `stat` (proc_pid_stat(5)); the name may hold anything
-fn parse_stat(text: &str) -> Option<(&str, u64, u64)> {
+pub fn parse_stat(text: &str) -> Option<(&str, u64, u64)> {
     let (open, close) = (text.find('(')?, text.rfind(')')?);
     let mut fields = text.get(close + 1..)?.split_ascii_whitespace();
     let user = fields.nth(11)?.parse().ok()?;

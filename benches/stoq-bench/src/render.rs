@@ -2,7 +2,10 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+
+use stoq_interface::{TRAIN_LENGTHS, TrainEnd};
 
 use crate::ceiling::Ceiling;
 use crate::compare::Comparison;
@@ -76,6 +79,31 @@ pub fn ceiling(ceiling: &Ceiling) {
         ceiling.model.receiver_gbps,
         ceiling.model.binding_stage,
     );
+    if let Some(gbps) = ceiling.model.gbps_with_copies {
+        println!("              {gbps:.2} Gb/s with one copy and the header's mask on each side");
+    }
+    if let Some(tsc) = &ceiling.tsc {
+        println!(
+            "  per core    {:>26} {:>8} {:>8} {:>8} {:>11}  (time stamp counter {}, {})",
+            "part",
+            "Gb/s",
+            "ns/B",
+            "cycles/B",
+            "of ceiling",
+            known(tsc.gigahertz.map(|gigahertz| format!("{gigahertz:.3} GHz"))),
+            tsc.origin,
+        );
+    }
+    for part in &ceiling.parts {
+        println!(
+            "              {:>26} {:>8.2} {:>8.4} {:>8} {:>10.1} %",
+            part.name,
+            part.gbps_per_core,
+            part.ns_per_byte,
+            known(part.cycles_per_byte.map(|cycles| format!("{cycles:.3}"))),
+            part.share_of_ceiling * 100.0,
+        );
+    }
 }
 
 /// What a run starts with
@@ -157,10 +185,77 @@ fn side(name: &str, side: &Side) {
     println!("  ns per octet: {}", stages.join(", "));
 }
 
+/// What a flow octet costs at both ends, stage by stage
+fn costs(report: &LoadReport) {
+    println!(
+        "{:18} {:>10} {:>10} {:11} {:>10} {:>10} {:11}",
+        "cost per octet", "sender ns", "cycles", "from", "receiver", "cycles", "from"
+    );
+    let ends = ["sender", "receiver"].map(|end| report.ns_per_byte.get(end));
+    let names: BTreeSet<&String> = ends.iter().flatten().flat_map(|stages| stages.keys()).collect();
+    for name in names {
+        let cells = ends.map(|stages| {
+            let Some(stage) = stages.and_then(|stages| stages.get(name)) else {
+                return format!("{:>10} {:>10} {:11}", "", "", "");
+            };
+            let figure = |value: Option<f64>| known(value.map(|value| format!("{value:.4}")));
+            let source = format!("{:?}", stage.source).to_lowercase();
+            let mark = if stage.reason.is_some() { "*" } else { "" };
+            let (ns, cycles) = (figure(stage.ns_per_byte), figure(stage.cycles_per_byte));
+            format!("{ns:>10} {cycles:>10} {:11}", source + mark)
+        });
+        println!("{name:18} {}", cells.join(" "));
+    }
+    for end in ["sender", "receiver"] {
+        let of = |figures: &BTreeMap<String, f64>| {
+            known(figures.get(end).map(|value| format!("{value:.3}")))
+        };
+        println!(
+            "{end}: {} ns and {} cycles per octet in all, {} Gb/s per busy core",
+            of(&report.busy_ns_per_byte),
+            of(&report.busy_cycles_per_byte),
+            of(&report.gbps_per_core),
+        );
+    }
+    let stages = ends.iter().flatten().flat_map(|stages| stages.iter());
+    let notes = stages.filter_map(|(name, stage)| Some((stage.reason.as_ref()?, name)));
+    let mut by_reason: BTreeMap<&String, BTreeSet<&String>> = BTreeMap::new();
+    for (reason, name) in notes {
+        by_reason.entry(reason).or_default().insert(name);
+    }
+    for (reason, names) in by_reason {
+        let names: Vec<&str> = names.into_iter().map(String::as_str).collect();
+        println!("* {}: {reason}", names.join(", "));
+    }
+}
+
+/// How long trains were, and why not longer
+fn trains(report: &LoadReport) {
+    let Some(trains) = &report.trains else { return };
+    for (end, trains) in [("sender", &trains.sender), ("receiver", &trains.receiver)] {
+        let list = |table: &BTreeMap<String, u64>, order: &[&str]| -> String {
+            let all = order.iter().filter_map(|label| Some((label, table.get(*label)?)));
+            let some = all.filter(|(_, count)| **count > 0);
+            let texts: Vec<String> =
+                some.map(|(label, count)| format!("{label}: {count}")).collect();
+            if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
+        };
+        println!(
+            "{end} trains sent by length: {}; ended by {}; held back by {}; received by length: {}",
+            list(&trains.sent.by_length, &TRAIN_LENGTHS),
+            list(&trains.sent.ended, &TrainEnd::ALL.map(TrainEnd::label)),
+            list(&trains.sent.held_back, &["pacing", "pool"]),
+            list(&trains.received.by_length, &TRAIN_LENGTHS),
+        );
+    }
+}
+
 /// What a run ends with
 pub fn end(report: &LoadReport) {
     side("sender", &report.sender);
     side("receiver", &report.receiver);
+    costs(report);
+    trains(report);
     let loss = &report.loss;
     println!(
         "loss: {} QUIC packets declared lost by the sender: {} socket ({} buffers), {} network, {} \
@@ -175,11 +270,25 @@ pub fn end(report: &LoadReport) {
         report.connection_replacements,
     );
     println!(
-        "congestion window {} octets, round trip {} us, at most {} packets on one key",
+        "congestion window {} octets, round trip {} us, at most {} packets on one key{}",
         known(report.congestion_window_bytes),
         known(report.rtt_us.map(|us| format!("{us:.0}"))),
         known(report.packets_per_key_max),
+        report.packets_per_key.map_or_else(String::new, |keys| format!(
+            " now, {} during the run: {:.1} % of what it may protect",
+            keys.most,
+            keys.share * 100.0
+        )),
     );
+    if let Some(losses) = &report.losses {
+        println!(
+            "{} octets of streams sent again; {} small datagrams (acknowledgements, control) sent by \
+             the receiver, {} arrived",
+            losses.stream_bytes_retransmitted,
+            losses.small_datagrams_sent_by_receiver,
+            losses.small_datagrams_received_by_sender,
+        );
+    }
     for part in report.ceilings.iter().flatten() {
         ceiling(part);
     }

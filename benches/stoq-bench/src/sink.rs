@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
-use stoq::{Allow, Endpoint, Flow, NodeId, ServiceName};
+use stoq::{Allow, Endpoint, Flow, Incoming, NodeId, ServiceName};
 
 use crate::command_line::{SinkArgs, TuningArgs};
 use crate::exchange::{
@@ -17,7 +17,13 @@ use crate::exchange::{
 use crate::identity::{Bundle, LOAD, SINK};
 use crate::process::Meter;
 use crate::render::{line, warn};
+use crate::scrape::Scraper;
+use crate::small::{SERVICE_SMALL, Small};
 use crate::traffic::{AppThreads, receive, send};
+use crate::vitals::{self, SERVICE_VITALS};
+
+/// Services whose flows are taken here one by one
+const SERVICES: [&str; 4] = [SERVICE_SINK, SERVICE_SOURCE, SERVICE_CONTROL, SERVICE_VITALS];
 
 /// What went wrong, for the terminal
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -39,17 +45,23 @@ pub fn endpoint(
 ) -> Result<Endpoint, Failure> {
     let mut snapshot = bundle.snapshot()?;
     snapshot.transport = tuning.transport();
+    tuning.bounds.settle(&mut snapshot.transport);
+    tuning.bounds.raise(&mut snapshot.limits);
     if let Some(bytes) = tuning.flow_window {
         snapshot.limits.flow_window_initial_bytes = bytes;
         snapshot.limits.flow_window_bytes = snapshot.limits.flow_window_bytes.max(bytes);
     }
     let load = NodeId::new(LOAD)?;
-    for name in [SERVICE_SINK, SERVICE_SOURCE, SERVICE_CONTROL] {
+    for name in SERVICES.into_iter().chain([SERVICE_SMALL]) {
         let only_the_load = Allow::Nodes([load.clone()].into());
         snapshot.services.insert(ServiceName::new(name)?, only_the_load);
     }
     let plan = tuning.plan(cores);
-    Ok(Endpoint::builder().listen(listen).workers(plan).snapshot(snapshot).build()?)
+    let endpoint = Endpoint::builder().listen(listen).workers(plan).snapshot(snapshot).build()?;
+    for counters in endpoint.counters() {
+        counters.stage_clock.set(tuning.stages);
+    }
+    Ok(endpoint)
 }
 
 struct Sink {
@@ -64,9 +76,14 @@ pub fn run(args: &SinkArgs) -> Result<(), Failure> {
     let piped = args.identity == Path::new("-");
     let bundle = if piped { piped_bundle()? } else { Bundle::read(&args.identity, SINK)? };
     let cores = args.cores.clone().unwrap_or_default().0;
-    let endpoint = endpoint(&bundle, args.listen, &cores, &args.tuning)?;
     let app_cores = args.tuning.app_cores.as_ref().map_or(&cores, |cores| &cores.0);
-    let threads = AppThreads::start(app_cores)?;
+    let threads = args.tuning.app_threads(app_cores)?;
+    let endpoint = {
+        // Wake-ups for the program and its calls are then made on its own thread.
+        let _program = threads.next().enter();
+        endpoint(&bundle, args.listen, &cores, &args.tuning)?
+    };
+    let _scraper = Scraper::start_if_asked(&endpoint, &args.tuning)?;
     let sink = Sink { endpoint, meter: Meter::default(), threads, json: args.json };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(Arc::new(sink), piped))
@@ -79,7 +96,16 @@ fn piped_bundle() -> Result<Bundle, Failure> {
 }
 
 async fn serve(sink: Arc<Sink>, piped: bool) -> Result<(), Failure> {
-    for service in [SERVICE_SINK, SERVICE_SOURCE, SERVICE_CONTROL] {
+    let small = Small::default();
+    sink.endpoint.serve_calls({
+        let small = small.clone();
+        move |call| {
+            if !small.answer_call(call) {
+                warn("the worker takes no more commands: a call stays unanswered");
+            }
+        }
+    });
+    for service in SERVICES {
         let name = ServiceName::new(service)?;
         let mut incoming = sink.endpoint.serve(name)?;
         let sink = Arc::clone(&sink);
@@ -89,9 +115,23 @@ async fn serve(sink: Arc<Sink>, piped: bool) -> Result<(), Failure> {
             }
         });
     }
+    let incoming = sink.endpoint.serve(ServiceName::new(SERVICE_SMALL)?)?;
+    sink.threads.next().spawn(answer_flows(incoming, small));
     let address = sink.endpoint.local_address().to_string();
     sink.tell(&Event::Ready { schema: "stoq.bench.sink/1", address, process: std::process::id() })?;
     if piped { parent_gone().await } else { Ok(tokio::signal::ctrl_c().await?) }
+}
+
+/// Answers small flows on the thread that runs this: no other has to be woken for them
+async fn answer_flows(mut incoming: Incoming, small: Small) {
+    while let Some(flow) = incoming.next().await {
+        let small = small.clone();
+        tokio::spawn(async move {
+            if let Err(error) = small.answer_flow(flow).await {
+                warn(&format!("{SERVICE_SMALL}: {error}"));
+            }
+        });
+    }
 }
 
 /// Resolves when standard input is closed: whoever started this process has ended or wants it to
@@ -111,6 +151,11 @@ impl Sink {
         let sink = Arc::clone(self);
         if service == SERVICE_CONTROL {
             tokio::spawn(async move { sink.report(service, sink.answer(flow).await) });
+        } else if service == SERVICE_VITALS {
+            tokio::spawn(async move {
+                let outcome = vitals::answer(flow, &sink.meter, &sink.endpoint).await;
+                sink.report(service, outcome);
+            });
         } else {
             self.threads.next().spawn({
                 let sink = Arc::clone(self);

@@ -77,22 +77,18 @@ pub struct AppThreads {
 }
 
 impl AppThreads {
-    /// One thread per processor; without any, one that the scheduler places
+    /// One thread per place: a processor, or `None` for one that the scheduler chooses
     ///
     /// # Errors
     /// [`ThreadError`].
-    pub fn start(cores: &[usize]) -> Result<Arc<Self>, ThreadError> {
-        let places: Vec<Option<usize>> = match cores {
-            [] => vec![None],
-            cores => cores.iter().copied().map(Some).collect(),
-        };
+    pub fn start(places: &[Option<usize>]) -> Result<Arc<Self>, ThreadError> {
         let mut all = Self {
             handles: Vec::new(),
             ends: Vec::new(),
             threads: Vec::new(),
             next: std::sync::atomic::AtomicUsize::new(0),
         };
-        for (index, core) in places.into_iter().enumerate() {
+        for (index, core) in places.iter().copied().enumerate() {
             let (ready, is_ready) = std::sync::mpsc::channel();
             let (end, ended) = oneshot::channel::<()>();
             let thread = std::thread::Builder::new()

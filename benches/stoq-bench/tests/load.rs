@@ -29,6 +29,27 @@ fn load(more: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+/// Stages explain all of the processor time, the rest included, or say why they are absent
+fn assert_costs(report: &Value, side: &str) {
+    let stages = report["ns_per_byte"][side].as_object().unwrap();
+    let mut sum = 0.0;
+    for (name, stage) in stages {
+        match stage["ns_per_byte"].as_f64() {
+            Some(ns) => sum += ns,
+            None => assert!(stage["reason"].is_string(), "{name}"),
+        }
+        assert!(stage["source"].is_string(), "{name}");
+        assert!(stage["cycles_per_byte"].is_f64() || stage["reason"].is_string(), "{name}");
+    }
+    let busy = report["busy_ns_per_byte"][side].as_f64().unwrap();
+    assert!((sum - busy).abs() < 1e-6 * busy.max(1.0), "{sum} {busy}");
+    let per_core = report["gbps_per_core"][side].as_f64().unwrap();
+    assert!((per_core * busy - 8.0).abs() < 1e-6);
+    for name in ["unattributed", "application", "header_protection", "kernel", "ack", "submit"] {
+        assert!(stages.contains_key(name), "{side} {name}");
+    }
+}
+
 fn assert_sound(report: &Value) {
     assert_eq!(report["schema"], "stoq.bench.load/1");
     assert_eq!(report["bytes"], BYTES);
@@ -37,9 +58,23 @@ fn assert_sound(report: &Value) {
     assert!(report["goodput_gbps"].as_f64().unwrap() > 0.0);
     assert!(report["seconds"].as_f64().unwrap() > 0.0);
     for side in ["sender", "receiver"] {
-        let stages = report["ns_per_byte"][side].as_object().unwrap();
+        let stages = report[side]["ns_per_byte"].as_object().unwrap();
         assert!(stages["transport_in"].as_f64().unwrap() > 0.0);
         assert_eq!(stages.len(), 6);
+        assert_costs(report, side);
+    }
+    let ended = report["trains"]["sender"]["sent"]["ended"].as_object().unwrap();
+    assert!(ended.values().map(|count| count.as_u64().unwrap()).sum::<u64>() > 0);
+    for (side, way) in [("sender", "sent"), ("receiver", "received")] {
+        let lengths = report["trains"][side][way]["by_length"].as_object().unwrap();
+        let trains: u64 = lengths.values().map(|count| count.as_u64().unwrap()).sum();
+        assert!(trains > 0, "{side} {way}");
+    }
+    let keys = &report["packets_per_key"];
+    assert_eq!(keys["limit"], 1 << 23);
+    assert!(keys["most"].as_u64().unwrap() > 0);
+    for cause in ["packets_lost", "spurious", "stream_bytes_retransmitted"] {
+        assert!(report["losses"][cause].is_u64(), "{cause}");
     }
     let workers = report["workers"].as_array().unwrap();
     assert_eq!(workers.len(), 2);
@@ -67,6 +102,31 @@ fn a_load_is_verified_at_the_receiver_beside_its_ceiling() {
         assert_eq!(part["schema"], "stoq.bench.ceiling/1");
         assert_eq!(part["payload_bytes"], 1_452);
     }
+}
+
+#[test]
+fn stages_are_told_apart_where_they_are_asked_for() {
+    let report = load(&["--stages"]);
+    for (side, names) in [
+        ("sender", &["produce", "stream_send", "packetise", "seal", "submit", "ack"][..]),
+        ("receiver", &["receive", "split", "open", "parse", "reassemble", "deliver", "ack"]),
+    ] {
+        assert_costs(&report, side);
+        for name in names {
+            let stage = &report["ns_per_byte"][side][name];
+            assert!(stage["ns_per_byte"].is_f64(), "{side} {name} {stage}");
+        }
+        for name in ["stream_send", "seal", "split", "open", "reassemble", "header_protection"] {
+            let stage = &report["ns_per_byte"][side][name];
+            assert!(stage.is_null() || stage["ns_per_byte"].as_f64().unwrap() > 0.0, "{name}");
+        }
+    }
+    assert_eq!(report["ns_per_byte"]["sender"]["seal"]["source"], "calibrated");
+    assert_eq!(report["ns_per_byte"]["receiver"]["parse"]["source"], "clock");
+    // Without a ceiling the ciphers are measured all the same.
+    let report = load(&["--stages", "--no-ceiling"]);
+    assert!(report["fraction_of_ceiling"].is_null());
+    assert!(report["ns_per_byte"]["sender"]["seal"]["ns_per_byte"].as_f64().unwrap() > 0.0);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use stoq_udp::{DatagramIo, IoSettings, MAX_TRAIN_BYTES, Socket, SocketOptions, T
 
 use super::{CeilingError, Plan};
 use crate::command_line::Io;
+use crate::process::thread_cpu_ns;
 
 /// Trains queued per submission: few stay in the cache
 const TRAINS: usize = 2;
@@ -53,13 +54,6 @@ fn provider(plan: &Plan, core: usize) -> Result<Box<dyn DatagramIo>, CeilingErro
         ..IoSettings::default()
     };
     Ok(stoq_uring::open(socket, &settings)?.io)
-}
-
-/// Nanoseconds this thread has run (first field of schedstat, proc_schedstat)
-fn thread_cpu_ns() -> std::io::Result<u64> {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
-    let first = text.split_ascii_whitespace().next().and_then(|field| field.parse().ok());
-    first.ok_or_else(|| std::io::Error::new(std::io::ErrorKind::InvalidData, "schedstat is empty"))
 }
 
 fn send(plan: &Plan, to: SocketAddrV6, stop: &AtomicBool) -> Result<End, CeilingError> {

@@ -158,24 +158,59 @@ fn interleave(
     let (Some(a), Some(b), None) = (parts.next(), parts.next(), parts.next()) else {
         return Err(CompareError::Two.into());
     };
-    let (mut of_a, mut of_b) = (Vec::new(), Vec::new());
-    for pair in 0..pairs.max(1) {
-        if pair % 2 == 0 {
-            of_a.push(load(a)?);
-            of_b.push(load(b)?);
-        } else {
-            of_b.push(load(b)?);
-            of_a.push(load(a)?);
-        }
-        if let (false, Some(a), Some(b)) = (silent, of_a.last(), of_b.last()) {
-            render::pair(pair, a, b);
-        }
-    }
-    Ok((of_a, of_b))
+    let program = std::env::current_exe()?;
+    let sides = [a, b];
+    let rounds = in_turn(
+        pairs,
+        sides.len(),
+        |side| load(&program, sides[side]),
+        |pair, reports| {
+            if let (false, [a, b]) = (silent, reports) {
+                render::pair(pair, a, b);
+            }
+            Ok(())
+        },
+    )?;
+    let pairs = rounds.into_iter().filter_map(|round| <[LoadReport; 2]>::try_from(round).ok());
+    Ok(pairs.map(<(LoadReport, LoadReport)>::from).unzip())
 }
 
-fn load(arguments: &[String]) -> Result<LoadReport, Failure> {
-    let output = std::process::Command::new(std::env::current_exe()?)
+/// Runs `count` things in turn, `rounds` times. Every other round goes backwards, so that a drift of the host
+/// favours none. Tells of each round when it is done; returns the rounds, each in the order of the things.
+///
+/// # Errors
+/// The first run that fails, or round that is told of in vain, ends it.
+pub fn in_turn<T>(
+    rounds: usize,
+    count: usize,
+    mut run: impl FnMut(usize) -> Result<T, Failure>,
+    mut tell: impl FnMut(usize, &[T]) -> Result<(), Failure>,
+) -> Result<Vec<Vec<T>>, Failure> {
+    let mut all = Vec::new();
+    for round in 0..rounds.max(1) {
+        let mut results = Vec::with_capacity(count);
+        if round.is_multiple_of(2) {
+            for thing in 0..count {
+                results.push(run(thing)?);
+            }
+        } else {
+            for thing in (0..count).rev() {
+                results.push(run(thing)?);
+            }
+            results.reverse();
+        }
+        tell(round, &results)?;
+        all.push(results);
+    }
+    Ok(all)
+}
+
+/// Runs a load as a process of its own
+///
+/// # Errors
+/// [`CompareError::Load`] where it fails, or where not every byte arrived as it left.
+pub fn load(program: &Path, arguments: &[String]) -> Result<LoadReport, Failure> {
+    let output = std::process::Command::new(program)
         .arg("load")
         .args(arguments)
         .args(["--json", "-"])
@@ -231,6 +266,45 @@ mod tests {
         let text = serde_json::to_string(&with("h", 2.0)).unwrap();
         std::fs::write(file.path(), format!("{text}\n{text}\n")).unwrap();
         assert_eq!(read(file.path()).unwrap(), [with("h", 2.0), with("h", 2.0)]);
+    }
+
+    #[test]
+    fn rounds_alternate_and_results_keep_their_place() {
+        let mut order = Vec::new();
+        let mut told = Vec::new();
+        let rounds = in_turn(
+            3,
+            2,
+            |thing| {
+                order.push(thing);
+                Ok(thing * 10 + order.len())
+            },
+            |round, results| {
+                told.push((round, results.to_vec()));
+                Ok(())
+            },
+        );
+        let rounds = rounds.unwrap();
+        assert_eq!(rounds, [[1, 12], [4, 13], [5, 16]]);
+        assert_eq!(told.len(), 3);
+        assert_eq!(order, [0, 1, 1, 0, 0, 1]);
+        let mut runs = 0;
+        let failing = in_turn(
+            3,
+            2,
+            |thing| {
+                runs += 1;
+                if runs < 3 { Ok(thing) } else { Err("the third fails".into()) }
+            },
+            |_, _| Ok(()),
+        );
+        assert!(failing.is_err_and(|error| error.to_string().contains("third")));
+        assert_eq!(runs, 3);
+        let refused = in_turn(3, 2, Ok, |round, _| match round {
+            0 => Ok(()),
+            _ => Err("enough".into()),
+        });
+        assert!(refused.is_err_and(|error| error.to_string() == "enough"));
     }
 
     #[test]

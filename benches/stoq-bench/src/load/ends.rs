@@ -4,21 +4,21 @@
 use std::collections::BTreeMap;
 
 use super::report::{CpuUse, Side, SideName, WorkerReport};
-use crate::exchange::{ConnectionDescription, Description, WorkerDescription};
+use crate::exchange::{Description, WorkerDescription};
 use crate::process::{Sample, WorkerSample};
 
 /// Two samples of one end and what it is
 pub struct Ends<'a> {
     /// Before anything was sent
     pub first: &'a Sample,
-    /// What it was then
-    pub first_about: &'a Description,
     /// When the measured time began
     pub before: &'a Sample,
     /// When everything had arrived
     pub after: &'a Sample,
     /// What it is, asked at the end
     pub about: &'a Description,
+    /// After that: what connections that still live have lost is counted when they are asked
+    pub last: &'a Sample,
 }
 
 /// `part` over `whole`; absent of nothing
@@ -53,26 +53,35 @@ impl Ends<'_> {
         self.workers().map(|(worker, _)| counter(&worker, name)).sum()
     }
 
-    /// A count that workers keep of connections that have closed and connections keep while they live: over
-    /// the whole run, warm-up included
-    pub(super) fn of_connections(
-        &self,
-        name: &str,
-        read: fn(&ConnectionDescription) -> u64,
-    ) -> u64 {
-        let all = |sample: &Sample, about: &Description| -> u64 {
-            let closed = sample.workers.iter().map(|worker| counter(worker, name));
-            closed.chain(about.connections.iter().map(read)).sum()
+    /// A count from before the first flow octet to the end, warm-up included
+    pub(super) fn over_the_run(&self, name: &str) -> u64 {
+        let all = |sample: &Sample| -> u64 {
+            sample.workers.iter().map(|worker| counter(worker, name)).sum()
         };
-        all(self.after, self.about).saturating_sub(all(self.first, self.first_about))
+        all(self.last).saturating_sub(all(self.first))
     }
 
-    /// Packets the kernel dropped at the sockets over the whole run
-    pub(super) fn socket_overflow(&self) -> u64 {
-        let all = |sample: &Sample| -> u64 {
-            sample.workers.iter().map(|worker| counter(worker, "socket_overflows")).sum()
-        };
-        all(self.after).saturating_sub(all(self.first))
+    /// Most packets that one connection's keys protected
+    pub(super) fn packets_per_key(&self) -> u64 {
+        let most = |worker| counter(worker, "packets_per_key_most");
+        self.last.workers.iter().map(most).max().unwrap_or(0)
+    }
+
+    /// Time of a stage of the workers' loops
+    pub(super) fn stage_ns(&self, name: &str) -> u64 {
+        let stage = |worker: WorkerSample| worker.stage_ns.get(name).copied().unwrap_or(0);
+        self.workers().map(|(worker, _)| stage(worker)).sum()
+    }
+
+    /// Processor time of a kind of thread, in user mode and in the kernel
+    pub(super) fn processor_ns(&self, class: &str) -> (f64, f64) {
+        let of = |sample: &Sample| sample.threads.get(class).copied().unwrap_or_default();
+        let (before, after) = (of(self.before), of(self.after));
+        let less = |after: f64, before: f64| (after - before).max(0.0) * 1e9;
+        (
+            less(after.user_seconds, before.user_seconds),
+            less(after.system_seconds, before.system_seconds),
+        )
     }
 
     fn seconds(&self) -> f64 {

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::cost::{Calibration, Costs, Stages, why_no_instructions};
 use super::ends::{Ends, ratio};
-use crate::ceiling::Ceiling;
+use super::trains::{EndTrains, Losses, PacketsPerKey, Trains};
+use crate::ceiling::{Ceiling, Cipher, Tsc};
 use crate::digest::{Outcome, Verify};
 use crate::exchange::{Verdict, WorkerDescription};
 use crate::host::{Fingerprint, PathKind};
@@ -212,10 +214,37 @@ pub struct LoadReport {
     pub ceiling_gbps: Option<f64>,
     /// Goodput over that
     pub fraction_of_ceiling: Option<f64>,
-    /// The dearest stage of the busier end's workers
+    /// The dearest stage of the busier end
     pub binding_stage: String,
-    /// Per flow octet, by end and stage
-    pub ns_per_byte: BTreeMap<String, BTreeMap<String, f64>>,
+    /// What a flow octet costs, by end and stage
+    pub ns_per_byte: BTreeMap<String, Stages>,
+    /// Processor time of workers and program threads per flow octet, by end: what its stages explain
+    #[serde(default)]
+    pub busy_ns_per_byte: BTreeMap<String, f64>,
+    /// The same in ticks of the time stamp counter; empty where its frequency is unknown
+    #[serde(default)]
+    pub busy_cycles_per_byte: BTreeMap<String, f64>,
+    /// Goodput over the processors that workers and program threads kept busy, by end
+    #[serde(default)]
+    pub gbps_per_core: BTreeMap<String, f64>,
+    /// Instructions of workers and program threads per flow octet
+    #[serde(default)]
+    pub instructions_per_byte: Option<f64>,
+    /// Why they are absent
+    #[serde(default)]
+    pub instructions_per_byte_reason: Option<String>,
+    /// How fast the time stamp counter runs, for the cycles above
+    #[serde(default)]
+    pub tsc: Option<Tsc>,
+    /// Trains of both ends
+    #[serde(default)]
+    pub trains: Option<Trains>,
+    /// Loss by cause, and what it cost
+    #[serde(default)]
+    pub losses: Option<Losses>,
+    /// How far keys came towards what they may protect
+    #[serde(default)]
+    pub packets_per_key: Option<PacketsPerKey>,
     /// Workers of both ends
     pub workers: Vec<WorkerReport>,
 }
@@ -234,6 +263,10 @@ pub struct Inputs<'a> {
     pub flows: Vec<Verdict>,
     /// Ceilings before and after
     pub ceilings: Option<[Ceiling; 2]>,
+    /// The ciphers alone, before and after, where there are no ceilings
+    pub ciphers: Option<[Cipher; 2]>,
+    /// This host's time stamp counter
+    pub tsc: Tsc,
 }
 
 /// Why there is no report
@@ -247,18 +280,6 @@ pub enum ReportError {
     OnlyWarmUp,
 }
 
-/// The stage, other than idling, that took most of the end whose workers idled least
-fn binding_stage(ends: [(SideName, &Side); 2]) -> String {
-    let idle = |side: &Side| {
-        let all: f64 = side.ns_per_byte.values().sum();
-        side.ns_per_byte.get("idle").copied().unwrap_or(0.0) / all
-    };
-    let (name, busier) = if idle(ends[0].1) <= idle(ends[1].1) { ends[0] } else { ends[1] };
-    let working = busier.ns_per_byte.iter().filter(|(stage, _)| *stage != "idle");
-    let dearest = working.max_by(|a, b| a.1.total_cmp(b.1));
-    dearest.map_or_else(|| name.label().to_owned(), |(s, _)| format!("{}.{s}", name.label()))
-}
-
 fn lost_bytes(flows: &[Verdict]) -> Option<u64> {
     flows.iter().map(|flow| Some(flow.sent_bytes?.abs_diff(flow.received_bytes))).sum()
 }
@@ -269,7 +290,7 @@ impl LoadReport {
     /// # Errors
     /// [`ReportError`].
     pub fn of(inputs: Inputs<'_>) -> Result<Self, ReportError> {
-        let Inputs { start, intervals, sender, receiver, flows, ceilings } = inputs;
+        let (sender, receiver) = (&inputs.sender, &inputs.receiver);
         let first = receiver.after.first_byte_ns.ok_or(ReportError::Nothing)?;
         let last = receiver.after.last_byte_ns.ok_or(ReportError::Nothing)?;
         let begun = receiver.before.at_ns.max(first);
@@ -279,26 +300,35 @@ impl LoadReport {
         }
         let nanoseconds = (last - begun) as f64;
         let goodput_gbps = bytes as f64 * 8.0 / nanoseconds;
-        let equal = flows.iter().all(|flow| flow.outcome == Outcome::Equal);
+        let both = |ceilings: &[Ceiling; 2]| [ceilings[0].aead, ceilings[1].aead];
+        let ciphers = inputs.ceilings.as_ref().map(both).or(inputs.ciphers);
+        let calibration =
+            ciphers.and_then(|ciphers| Calibration::of(&ciphers, inputs.start.payload_bytes));
+        let costs = Costs::of([sender, receiver], bytes, calibration, &inputs.tsc);
+        let equal = inputs.flows.iter().all(|flow| flow.outcome == Outcome::Equal);
         let (sending, receiving) = (sender.side(bytes), receiver.side(bytes));
         let workers = sender.about.workers.len().min(receiver.about.workers.len());
-        let ceiling_gbps = ceilings
+        let ceiling_gbps = inputs
+            .ceilings
             .as_ref()
             .map(|[before, after]| (before.model.gbps + after.model.gbps) / 2.0 * workers as f64);
-        let overflow = receiver.socket_overflow();
-        let lost = sender.of_connections("packets_lost", |c| c.packets_lost);
-        let spurious = sender.of_connections("packets_lost_spurious", |c| c.packets_lost_spurious);
+        let overflow = receiver.over_the_run("socket_overflows");
+        let lost = sender.over_the_run("packets_lost");
+        let spurious = sender.over_the_run("packets_lost_spurious");
+        let loss = Loss::of(lost, spurious, overflow, inputs.start.path);
         let connections = &sender.about.connections;
         let mut all = sender.worker_reports(SideName::Sender);
         all.extend(receiver.worker_reports(SideName::Receiver));
+        let trains = Trains { sender: EndTrains::of(sender), receiver: EndTrains::of(receiver) };
         Ok(Self {
             schema: SCHEMA.to_owned(),
             bytes,
             seconds: nanoseconds / 1e9,
             goodput_gbps,
-            verified: equal && !flows.is_empty() && start.verify != Verify::None,
-            lost_bytes: lost_bytes(&flows),
-            loss: Loss::of(lost, spurious, overflow, start.path),
+            verified: equal && !inputs.flows.is_empty() && inputs.start.verify != Verify::None,
+            lost_bytes: lost_bytes(&inputs.flows),
+            losses: Some(Losses::of(loss, sender, receiver)),
+            loss,
             ack_ratio: ratio(receiving.datagrams_sent, receiving.datagrams_received),
             connection_replacements: sender.about.replacements.max(receiver.about.replacements),
             flow_bytes_resent: sender.sum("flow_bytes_resent"),
@@ -307,19 +337,22 @@ impl LoadReport {
             packets_per_key_max: connections.iter().map(|c| c.packets_sent).max(),
             ceiling_gbps,
             fraction_of_ceiling: ceiling_gbps.map(|ceiling| goodput_gbps / ceiling),
-            binding_stage: binding_stage([
-                (SideName::Sender, &sending),
-                (SideName::Receiver, &receiving),
-            ]),
-            ns_per_byte: BTreeMap::from([
-                ("sender".to_owned(), sending.ns_per_byte.clone()),
-                ("receiver".to_owned(), receiving.ns_per_byte.clone()),
-            ]),
+            binding_stage: costs.binding_stage(),
+            busy_ns_per_byte: costs.by_end(Some),
+            busy_cycles_per_byte: costs.by_end(|ns| inputs.tsc.cycles(ns)),
+            // Octets in eight bits each, over the time that one processor spends on an octet.
+            gbps_per_core: costs.by_end(|ns| (ns > 0.0).then(|| 8.0 / ns)),
+            instructions_per_byte: None,
+            instructions_per_byte_reason: Some(why_no_instructions()),
+            packets_per_key: Some(PacketsPerKey::of([sender, receiver])),
+            trains: Some(trains),
+            ns_per_byte: costs.stages_by_end(),
             workers: all,
-            ceilings,
-            start,
-            intervals,
-            flows,
+            tsc: Some(inputs.tsc),
+            ceilings: inputs.ceilings,
+            start: inputs.start,
+            intervals: inputs.intervals,
+            flows: inputs.flows,
             sender: sending,
             receiver: receiving,
         })

@@ -1,7 +1,7 @@
 //! The report's arithmetic on samples made by hand.
 
 use super::*;
-use crate::exchange::{ConnectionDescription, Description};
+use crate::exchange::Description;
 use crate::process::{Sample, ThreadTime, WorkerSample};
 
 fn worker(entries: &[(&str, u64)], stages: &[(&str, u64)]) -> WorkerSample {
@@ -29,6 +29,8 @@ fn description() -> Description {
         io_fallback: None,
         gso_segments: 64,
         gro: true,
+        multishot: Some(true),
+        registered_buffers: Some(true),
         page_bytes: 4_096,
         huge_pages: "no".into(),
         zero_copy: "off".into(),
@@ -53,12 +55,16 @@ fn start(verify: Verify) -> Start {
     }
 }
 
+fn tsc() -> Tsc {
+    Tsc { gigahertz: Some(2.0), origin: "by hand".into() }
+}
+
 fn equal(bytes: u64) -> Verdict {
     Verdict { received_bytes: bytes, sent_bytes: Some(bytes), outcome: Outcome::Equal }
 }
 
 fn between<'a>(before: &'a Sample, after: &'a Sample, about: &'a Description) -> Ends<'a> {
-    Ends { first: before, first_about: about, before, after, about }
+    Ends { first: before, before, after, about, last: after }
 }
 
 fn ends<'a>(samples: &'a [Sample; 2], about: &'a Description) -> Ends<'a> {
@@ -106,6 +112,8 @@ fn report(verify: Verify, flows: Vec<Verdict>) -> Result<LoadReport, ReportError
         receiver: ends(&receiving, &about),
         flows,
         ceilings: None,
+        ciphers: None,
+        tsc: tsc(),
     })
 }
 
@@ -133,7 +141,12 @@ fn both_sides_are_differences_of_their_samples() {
     assert_eq!(report.sender.cpu["workers"].user_cores, 0.75);
     assert_eq!(report.ack_ratio, Some(0.1));
     assert_eq!(report.sender.ns_per_byte["transport_out"], 0.25);
-    assert_eq!(report.binding_stage, "sender.transport_out");
+    // 1.5 s of processor time over 4,000 octets, most of it within the stage that builds packets.
+    assert!((report.busy_ns_per_byte["sender"] - 375_000.0).abs() < 1e-6);
+    assert!((report.busy_cycles_per_byte["sender"] - 750_000.0).abs() < 1e-6);
+    assert!((report.gbps_per_core["sender"] - 8.0 / 375_000.0).abs() < 1e-15);
+    assert!(!report.gbps_per_core.contains_key("receiver"), "no time, no rate");
+    assert_eq!(report.binding_stage, "sender.packetise");
     assert_eq!(report.connection_replacements, 3);
 }
 
@@ -149,25 +162,18 @@ fn loss_is_told_apart_by_cause() {
 }
 
 #[test]
-fn loss_of_connections_that_live_is_counted_too() {
-    let before = sample(1, 0, worker(&[], &[]), 0.0);
-    let after = sample(2, 0, worker(&[("packets_lost", 3)], &[]), 0.0);
-    let living = |packets_lost| Description {
-        connections: vec![ConnectionDescription {
-            rtt_us: 1.0,
-            congestion_window_bytes: 1,
-            udp_payload_bytes: 1_452,
-            packets_sent: 9,
-            packets_received: 9,
-            packets_lost,
-            packets_lost_spurious: 0,
-            key_exchange: String::new(),
-        }],
-        ..description()
+fn what_is_counted_when_connections_are_asked_at_the_end_belongs_to_the_run() {
+    let counted = |at, lost, most| {
+        let entries = [("packets_lost", lost), ("packets_per_key_most", most)];
+        sample(at, 0, worker(&entries, &[]), 0.0)
     };
-    let (first_about, about) = (living(2), living(7));
-    let ends = Ends { first_about: &first_about, ..between(&before, &after, &about) };
-    assert_eq!(ends.of_connections("packets_lost", |c| c.packets_lost), 8);
+    let (first, after, last) = (counted(1, 2, 70), counted(2, 3, 90), counted(3, 9, 100));
+    let about = description();
+    let ends = Ends { last: &last, ..between(&first, &after, &about) };
+    assert_eq!(ends.over_the_run("packets_lost"), 7);
+    assert_eq!(ends.sum("packets_lost"), 1);
+    // A level, not a count: no difference of it means anything.
+    assert_eq!(ends.packets_per_key(), 100);
 }
 
 #[test]
@@ -177,7 +183,12 @@ fn what_was_not_measured_is_absent() {
         assert!(text[name].is_null(), "{name}");
     }
     assert_eq!(text["schema"], SCHEMA);
-    assert_eq!(text["ns_per_byte"]["receiver"]["receive"], 0.25);
+    assert_eq!(text["receiver"]["ns_per_byte"]["receive"], 0.25);
+    let split = &text["ns_per_byte"]["receiver"]["split"];
+    assert!(split["ns_per_byte"].is_null() && split["cycles_per_byte"].is_null());
+    assert!(split["reason"].as_str().unwrap().contains("--stages"));
+    assert!(text["instructions_per_byte"].is_null());
+    assert!(!text["instructions_per_byte_reason"].as_str().unwrap().is_empty());
     assert_eq!(text["workers"][0]["tx_train_mean"], 40.0);
 }
 
@@ -216,8 +227,84 @@ fn a_run_within_its_warm_up_has_no_goodput() {
             receiver: between(receiver, receiver, &about),
             flows: vec![equal(5_000)],
             ceilings: None,
+            ciphers: None,
+            tsc: tsc(),
         })
     };
     assert_eq!(of(&received), Err(ReportError::OnlyWarmUp));
     assert_eq!(of(&sent), Err(ReportError::Nothing));
+}
+
+#[test]
+fn trains_losses_and_keys_are_told_with_their_causes() {
+    let about = description();
+    let at = |at, factor: u64| {
+        let count = |value: u64| value * factor;
+        let entries = [
+            ("datagrams_sent", count(90)),
+            ("trains_sent", count(3)),
+            ("trains_sent_by_length.16-31", count(2)),
+            ("trains_sent_by_length.32-63", count(1)),
+            ("trains_received_by_length.1", count(5)),
+            ("train_ends.full", count(1)),
+            ("train_ends.congestion_window", count(2)),
+            ("trains_held_by_pool", count(4)),
+            ("stream_bytes_retransmitted", count(1_452)),
+            ("small_datagrams_received", count(6)),
+            ("packets_per_key_most", 1 << 21),
+        ];
+        sample(at, 1_000 * factor, worker(&entries, &[]), 0.0)
+    };
+    let (before, mut after) = (at(2, 1), at(4, 3));
+    after.last_byte_ns = Some(3_500_000_000);
+    let report = LoadReport::of(Inputs {
+        start: start(Verify::Xxh3),
+        intervals: Vec::new(),
+        sender: between(&before, &after, &about),
+        receiver: between(&before, &after, &about),
+        flows: vec![equal(3_000)],
+        ceilings: None,
+        ciphers: None,
+        tsc: tsc(),
+    });
+    let text = serde_json::to_value(report.unwrap()).unwrap();
+    let sent = &text["trains"]["sender"]["sent"];
+    assert_eq!(sent["mean"], 30.0);
+    assert_eq!(sent["by_length"]["16-31"], 4);
+    assert_eq!(sent["by_length"]["64+"], 0);
+    assert_eq!(sent["ended"]["congestion_window"], 4);
+    assert_eq!(sent["ended"].as_object().unwrap().len(), 5);
+    assert_eq!(sent["held_back"], serde_json::json!({"pacing": 0, "pool": 8}));
+    assert_eq!(text["trains"]["sender"]["received"]["by_length"]["1"], 10);
+    let losses = &text["losses"];
+    assert_eq!(losses["stream_bytes_retransmitted"], 2_904);
+    assert_eq!(losses["small_datagrams_received_by_sender"], 12);
+    for cause in ["packets_lost", "spurious", "socket", "network"] {
+        assert_eq!(losses[cause], 0, "{cause}");
+    }
+    let keys = &text["packets_per_key"];
+    assert_eq!((&keys["limit"], &keys["most"]), (&(1 << 23).into(), &(1 << 21).into()));
+    assert_eq!(keys["share"], 0.25);
+}
+
+/// Records of the first version, which are kept in `benches/results`
+#[test]
+fn recorded_runs_stay_readable() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../results");
+    let mut read = 0;
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if !name.starts_with("load-1452-") && !name.starts_with("load-8952-") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let records = serde_json::Deserializer::from_str(&text).into_iter::<LoadReport>();
+        for record in records {
+            let record = record.unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert!(record.goodput_gbps > 0.0 && !record.ns_per_byte["sender"].is_empty());
+            read += 1;
+        }
+    }
+    assert!(read >= 10, "{read}");
 }

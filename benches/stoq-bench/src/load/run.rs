@@ -13,7 +13,7 @@ use super::ends::Ends;
 use super::report::{Inputs, Interval, LoadReport, PlacedWorker, ReportError, SideName, Start};
 use super::sink_process::SinkProcess;
 use super::{Line, quiet, tell};
-use crate::ceiling::Ceiling;
+use crate::ceiling::{Ceiling, Cipher, Tsc};
 use crate::command_line::LoadArgs;
 use crate::exchange::{
     Answer, Description, ExchangeError, Lines, Preamble, Question, SERVICE_CONTROL, SERVICE_SINK,
@@ -23,6 +23,7 @@ use crate::host::{Fingerprint, path_to};
 use crate::identity::{self, Bundle, LOAD, SINK};
 use crate::process::{Meter, Sample};
 use crate::render;
+use crate::scrape::Scraper;
 use crate::sink::{Failure, endpoint};
 use crate::traffic::{AppThreads, receive, send};
 
@@ -44,26 +45,30 @@ pub(super) struct Run {
 
 struct EndRecord {
     first: Sample,
-    first_about: Description,
     before: Sample,
     after: Sample,
     about: Description,
+    last: Sample,
 }
 
 impl EndRecord {
     fn ends(&self) -> Ends<'_> {
         Ends {
             first: &self.first,
-            first_about: &self.first_about,
             before: &self.before,
             after: &self.after,
             about: &self.about,
+            last: &self.last,
         }
     }
 }
 
 impl Run {
-    pub(super) fn report(self, ceilings: Option<[Ceiling; 2]>) -> Result<LoadReport, ReportError> {
+    pub(super) fn report(
+        self,
+        ceilings: Option<[Ceiling; 2]>,
+        ciphers: Option<[Cipher; 2]>,
+    ) -> Result<LoadReport, ReportError> {
         LoadReport::of(Inputs {
             sender: self.sender.ends(),
             receiver: self.receiver.ends(),
@@ -71,6 +76,8 @@ impl Run {
             intervals: self.intervals,
             flows: self.verdicts,
             ceilings,
+            ciphers,
+            tsc: Tsc::of_this_host(),
         })
     }
 }
@@ -83,7 +90,7 @@ pub(super) async fn carry(args: &LoadArgs) -> Result<Run, Failure> {
         }
         _ => {
             let [sink, load] = identity::make()?;
-            let process = SinkProcess::start(args, &sink).await?;
+            let process = SinkProcess::start(&args.sink_cores, &args.tuning, &sink).await?;
             let outcome = Near::start(args, process.address(), &load).await?.run().await;
             process.end().await?;
             outcome
@@ -96,6 +103,7 @@ struct Near<'a> {
     args: &'a LoadArgs,
     to: SocketAddrV6,
     endpoint: Endpoint,
+    _scraper: Option<Scraper>,
     meter: Arc<Meter>,
     threads: Arc<AppThreads>,
     sessions: Vec<Session>,
@@ -115,8 +123,12 @@ impl<'a> Near<'a> {
         );
         // Application threads first: they inherit no binding from anyone.
         let cores = args.tuning.app_cores.as_ref().unwrap_or(&args.cores);
-        let threads = AppThreads::start(&cores.0)?;
-        let endpoint = endpoint(own, listen, &args.cores.0, &args.tuning)?;
+        let threads = args.tuning.app_threads(&cores.0)?;
+        let endpoint = {
+            // Wake-ups for the program are then made on its own thread.
+            let _program = threads.next().enter();
+            endpoint(own, listen, &args.cores.0, &args.tuning)?
+        };
         let peer = NodeId::new(SINK)?;
         let mut sessions = Vec::new();
         for _ in 0..args.connections.max(1) {
@@ -124,7 +136,8 @@ impl<'a> Near<'a> {
         }
         let control = Lines::new(sessions[0].open(&ServiceName::new(SERVICE_CONTROL)?));
         let meter = Arc::new(Meter::default());
-        Ok(Self { args, to, endpoint, meter, threads, sessions, control })
+        let scraper = Scraper::start_if_asked(&endpoint, &args.tuning)?;
+        Ok(Self { args, to, endpoint, _scraper: scraper, meter, threads, sessions, control })
     }
 
     async fn far_sample(&mut self) -> Result<Sample, Failure> {
@@ -187,23 +200,24 @@ impl<'a> Near<'a> {
         while let Some(joined) = flows.join_next().await {
             verdicts.push(joined??);
         }
-        let abouts = (sender, receiver);
         let (sender, receiver) = self.describe().await?;
+        let last = self.sample().await?;
         let turned = |(near, far): Pair| if self.args.reverse { (far, near) } else { (near, far) };
         let (first, before, after) = (turned(first), turned(before), turned(after));
+        let last = turned(last);
         let sender = EndRecord {
             first: first.0,
-            first_about: abouts.0,
             before: before.0,
             after: after.0,
             about: sender,
+            last: last.0,
         };
         let receiver = EndRecord {
             first: first.1,
-            first_about: abouts.1,
             before: before.1,
             after: after.1,
             about: receiver,
+            last: last.1,
         };
         self.control.end().await?;
         for session in &self.sessions {
@@ -324,7 +338,7 @@ impl<'a> Near<'a> {
 }
 
 /// Sends a flow and waits for the receiver's verdict
-async fn give(flow: Flow, order: Preamble) -> Result<Verdict, ExchangeError> {
+pub async fn give(flow: Flow, order: Preamble) -> Result<Verdict, ExchangeError> {
     let (mut reader, mut writer) = flow.split();
     writer.write_chunk(order.encode()).await?;
     send(&mut writer, &order).await?;

@@ -7,9 +7,10 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 
-use crate::command_line::LoadArgs;
+use crate::command_line::TuningArgs;
 use crate::identity::Bundle;
 use crate::sink::Failure;
+use crate::units::Cores;
 
 /// A running sink; dropped, it is killed
 pub struct SinkProcess {
@@ -21,12 +22,16 @@ pub struct SinkProcess {
 
 impl SinkProcess {
     /// Starts a sink on a free port of `[::1]`
-    pub async fn start(args: &LoadArgs, identity: &Bundle) -> Result<Self, Failure> {
+    pub async fn start(
+        cores: &Cores,
+        tuning: &TuningArgs,
+        identity: &Bundle,
+    ) -> Result<Self, Failure> {
         let mut command = Command::new(std::env::current_exe()?);
         command
             .args(["sink", "--identity=-", "--json", "--listen=[::1]:0"])
-            .arg(format!("--cores={}", args.sink_cores))
-            .args(args.tuning.arguments())
+            .arg(format!("--cores={cores}"))
+            .args(tuning.arguments())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true);
