@@ -9,8 +9,8 @@ pub const NAME: &str = "system";
 pub const OTHER: &str = "mimalloc";
 /// How to build an executable with the other one
 #[cfg(not(feature = "mimalloc"))]
-pub const BUILD: &str = "cargo build --release -p stoq-bench --features mimalloc, then copy \
-    target/release/stoq-bench away and build without the feature again";
+pub const BUILD: &str = "cargo build --profile dist -p stoq-bench, then copy \
+    target/dist/stoq-bench away and build with --no-default-features again";
 
 /// Its name
 #[cfg(feature = "mimalloc")]
@@ -20,8 +20,8 @@ pub const NAME: &str = "mimalloc";
 pub const OTHER: &str = "system";
 /// How to build an executable with the other one
 #[cfg(feature = "mimalloc")]
-pub const BUILD: &str = "cargo build --release -p stoq-bench --no-default-features, then copy \
-    target/release/stoq-bench away and build with the feature again";
+pub const BUILD: &str = "cargo build --profile dist -p stoq-bench --no-default-features, then copy \
+    target/dist/stoq-bench away and build without that option again";
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]

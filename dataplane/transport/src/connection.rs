@@ -2,29 +2,20 @@
 //! the few operations the endpoint needs, and builds one configuration per role and snapshot epoch. It
 //! knows streams and datagrams, not sessions.
 
-use std::collections::VecDeque;
 use std::net::{SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use stoq_interface::{
     ALPN_PERF, ALPN_STOQ, CloseReason, CongestionControl, ControlSnapshot, NodeId, PeerRefusal,
     SMALL_DATAGRAM_BYTES, TrainEnd, TransportStage, WorkerCounters,
 };
 
 use crate::connection_id::{CONNECTION_ID_BYTES, ConnectionId};
+use crate::read_buffers::ReadBuffers;
 use crate::tls::{self, PeerSlot, Role, TlsError, VerifiedPeer};
 
-/// Size of the buffers that stream data is read into
-const READ_BUFFER_BYTES: usize = 128 << 10;
-/// Pieces below this size get memory of their own: unread, they must not hold a whole buffer
-const READ_SHARED_BYTES: usize = 8 << 10;
-/// Buffers kept for use again while the connection is busy: more than a program's queue holds, so that a reader
-/// that lags costs no allocation
-const READ_BUFFERS_KEPT: usize = 40;
-/// Smallest room worth reading into
-const READ_LEAST_BYTES: usize = 16 << 10;
 /// Trains ended by the transport between two looks at quiche's figures, which visit every stream
 const ENDS_PER_LOOK: u32 = 64;
 /// The stream whose own window hardly ever binds: what it could take is what the connection could
@@ -260,13 +251,20 @@ pub struct Connection {
     is_flow_limited: bool,
     /// The last datagram built was small
     is_last_small: bool,
-    read_buffer: BytesMut,
-    /// Buffers whose pieces may still be unread
-    spent_buffers: VecDeque<BytesMut>,
+    read_buffers: ReadBuffers,
     /// Datagrams sent: each holds one packet once the handshake is over
     pub packets_sent: u64,
     /// Datagrams received
     pub packets_received: u64,
+}
+
+/// What the connections of one worker have in common
+#[derive(Clone)]
+pub struct Common {
+    /// What is counted
+    pub counters: Arc<WorkerCounters>,
+    /// Memory for what streams deliver
+    pub read_buffers: ReadBuffers,
 }
 
 /// Where a Retry took part
@@ -286,7 +284,7 @@ impl Connection {
         retry: Option<RetryIds<'_>>,
         local: SocketAddrV6,
         remote: SocketAddrV6,
-        counters: Arc<WorkerCounters>,
+        common: Common,
     ) -> Option<Self> {
         let config = &mut configs.server;
         config.set_stateless_reset_token(Some(reset_token));
@@ -307,7 +305,7 @@ impl Connection {
                 config,
             ),
         };
-        Self::wrap(quic.ok()?, None, local, counters)
+        Self::wrap(quic.ok()?, None, local, common)
     }
 
     /// The dialling side's connection to `node`
@@ -317,7 +315,7 @@ impl Connection {
         node: NodeId,
         local: SocketAddrV6,
         remote: SocketAddrV6,
-        counters: Arc<WorkerCounters>,
+        common: Common,
     ) -> Option<Self> {
         let source = quiche::ConnectionId::from_ref(&id.0);
         let quic = quiche::connect_with_buffer_factory::<PayloadFactory>(
@@ -327,28 +325,27 @@ impl Connection {
             SocketAddr::V6(remote),
             &mut configs.client,
         );
-        Self::wrap(quic.ok()?, Some(node), local, counters)
+        Self::wrap(quic.ok()?, Some(node), local, common)
     }
 
     fn wrap(
         mut quic: quiche::Connection<PayloadFactory>,
         expected: Option<NodeId>,
         local: SocketAddrV6,
-        counters: Arc<WorkerCounters>,
+        common: Common,
     ) -> Option<Self> {
         let slot = PeerSlot::install(quic.as_mut(), expected, std::time::SystemTime::now).ok()?;
         Some(Self {
             quic,
             slot,
             local,
-            counters,
+            counters: common.counters,
             blocked: None,
             ends_since_look: ENDS_PER_LOOK,
             data_blocked_sent: 0,
             is_flow_limited: false,
             is_last_small: true,
-            read_buffer: BytesMut::new(),
-            spent_buffers: VecDeque::new(),
+            read_buffers: common.read_buffers,
             packets_sent: 0,
             packets_received: 0,
         })
@@ -540,44 +537,15 @@ impl Connection {
 
     /// Reads what has arrived in order
     pub fn read(&mut self, stream: u64) -> ReadOutcome {
-        if self.read_buffer.capacity() < READ_LEAST_BYTES {
-            self.next_read_buffer();
-        }
-        let room = self.read_buffer.capacity();
         let clock = self.clock();
-        let outcome = self.quic.stream_recv_buf(stream, (&mut self.read_buffer).limit(room));
+        let quic = &mut self.quic;
+        let outcome = self.read_buffers.read(|room| quic.stream_recv_buf(stream, room));
         self.clocked(clock, TransportStage::StreamReceive);
         match outcome {
-            Ok((length, end)) if length < READ_SHARED_BYTES => {
-                let bytes = Bytes::copy_from_slice(&self.read_buffer[..length]);
-                self.read_buffer.clear();
-                ReadOutcome::Data(bytes, end)
-            }
-            Ok((length, end)) => ReadOutcome::Data(self.read_buffer.split_to(length).freeze(), end),
+            Ok((bytes, end)) => ReadOutcome::Data(bytes, end),
             Err(quiche::Error::Done) => ReadOutcome::Empty,
             Err(_) => ReadOutcome::Gone,
         }
-    }
-
-    /// Takes the latest buffer whose pieces have all been read, which the cache may still hold, or a new one
-    fn next_read_buffer(&mut self) {
-        let spent = std::mem::take(&mut self.read_buffer);
-        self.spent_buffers.push_back(spent);
-        let free = self.spent_buffers.iter_mut().rposition(|b| b.try_reclaim(READ_BUFFER_BYTES));
-        if let Some(buffer) = free.and_then(|index| self.spent_buffers.remove(index)) {
-            self.read_buffer = buffer;
-            return;
-        }
-        if self.spent_buffers.len() > READ_BUFFERS_KEPT {
-            self.spent_buffers.pop_front();
-        }
-        self.read_buffer = BytesMut::with_capacity(READ_BUFFER_BYTES);
-    }
-
-    /// Gives back the memory that only a busy connection needs
-    pub fn relax(&mut self) {
-        self.read_buffer = BytesMut::new();
-        self.spent_buffers.clear();
     }
 
     /// Throws away what has arrived in order; the bytes, and whether the stream ended

@@ -8,6 +8,7 @@ mod connection;
 pub mod connection_id;
 pub mod copy;
 pub mod endpoint;
+mod read_buffers;
 pub mod session;
 pub mod tls;
 pub mod wire;

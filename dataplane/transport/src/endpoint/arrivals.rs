@@ -2,7 +2,6 @@
 //! who may begin a handshake. Whatever is refused is counted by its cause.
 
 use std::net::{Ipv6Addr, SocketAddrV6};
-use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use stoq_interface::{CloseReason, DropReason, TransportStage, train_length_index};
@@ -56,7 +55,14 @@ impl Endpoint {
             Some(first) if first & 0x80 == 0 && bytes.len() > CONNECTION_ID_BYTES => {
                 let mut id = [0; CONNECTION_ID_BYTES];
                 id.copy_from_slice(&bytes[1..=CONNECTION_ID_BYTES]);
-                self.ids.get(&id).copied()
+                // Most of a train has the same one.
+                match self.last_routed {
+                    Some((last, key)) if last == id => Some(key),
+                    _ => self.ids.get(&id).map(|key| {
+                        self.last_routed = Some((id, *key));
+                        *key
+                    }),
+                }
             }
             _ => None,
         };
@@ -213,9 +219,9 @@ impl Endpoint {
         let retry = original
             .as_deref()
             .map(|original| RetryIds { original, retry_source: &header.destination });
-        let counters = Arc::clone(&self.counters);
+        let common = self.common.clone();
         let connection =
-            Connection::accept(configs, &id, reset_token, retry, self.local, from, counters);
+            Connection::accept(configs, &id, reset_token, retry, self.local, from, common);
         let Some(connection) = connection else {
             return self.drop_datagram(DropReason::Refused);
         };

@@ -1,7 +1,6 @@
 //! The endpoint's connections: dialling, joining sessions, reading and writing streams, timing and closing.
 
 use std::net::SocketAddrV6;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stoq_interface::{CloseReason, KEY_PACKETS, NodeId, PeerRefusal};
@@ -35,7 +34,7 @@ impl Endpoint {
         joining: Joining,
     ) -> SlotKey {
         let epoch = self.configs.as_ref().map_or(0, |configs| configs.epoch());
-        let key = self.connections.insert(Held {
+        let key = self.connections.insert(Box::new(Held {
             connection,
             purpose: Purpose::Unknown,
             dialled: matches!(joining, Joining::Dialled { .. }),
@@ -62,7 +61,7 @@ impl Endpoint {
             ended_short: false,
             paced_until: None,
             timer: None,
-        });
+        }));
         self.ids.insert(id.0, key);
         key
     }
@@ -79,10 +78,10 @@ impl Endpoint {
         let home = usize::from(session.worker);
         let room = self.connections.len() < self.snapshot.limits.connections_per_worker;
         let connection_id = self.steering.issue(self.worker, &mut self.random);
-        let (local, counters) = (self.local, Arc::clone(&self.counters));
+        let (local, common) = (self.local, self.common.clone());
         let connection = match &mut self.configs {
             Some(configs) if room => {
-                Connection::connect(configs, &connection_id, node, local, address, counters)
+                Connection::connect(configs, &connection_id, node, local, address, common)
             }
             _ => None,
         };
@@ -356,7 +355,7 @@ impl Endpoint {
     ) {
         let key = SlotKey { slot: link.slot, generation: link.generation };
         let mut out = Vec::new();
-        match self.connections.get_mut(key) {
+        match self.connections.get_mut(key).map(Box::as_mut) {
             Some(Held { purpose: Purpose::Stoq(state), connection, .. }) => {
                 state.call(connection, token, worker, header, &mut out);
             }
@@ -374,7 +373,7 @@ impl Endpoint {
     pub fn answer_call(&mut self, link: LinkId, stream: u64, reply: &CallReply) {
         let key = SlotKey { slot: link.slot, generation: link.generation };
         if let Some(Held { purpose: Purpose::Stoq(state), connection, .. }) =
-            self.connections.get_mut(key)
+            self.connections.get_mut(key).map(Box::as_mut)
         {
             state.answer(connection, stream, reply);
             self.counters.calls_answered.add(1);
@@ -402,7 +401,6 @@ impl Endpoint {
             && now >= held.last_heard.max(held.last_sent) + held.settings.keep_alive
         {
             held.last_sent = now;
-            held.connection.relax();
             held.connection.ping();
         }
         self.check_suspect(now, key);
@@ -458,6 +456,7 @@ impl Endpoint {
         self.arm(Timer::Connection(key), old, None);
         let Some(mut held) = self.connections.remove(key) else { return };
         self.ids.remove(&held.id.0);
+        self.last_routed = None;
         if let Some(initial) = &held.initial_id {
             self.initial_ids.remove(initial);
         }

@@ -134,7 +134,7 @@ fn fill_train(
             return (train, Stopped::Full);
         }
         // A probe of the path MTU may be larger than the others: it must not be cut by the slab's end.
-        let direct = room >= 16_384 || count == 0;
+        let direct = count == 0 || !held.settings.discover_path_mtu || room >= 16_384;
         let target = if direct { &mut slab[filled..] } else { &mut scratch[..] };
         let Some((length, to)) = held.connection.poll_datagram(target) else {
             return (train, Stopped::Nothing);

@@ -28,8 +28,9 @@ pub use admission::EndpointSecrets;
 pub use message::{Event, Message, SessionKey};
 pub use slots::SlotKey;
 
-use crate::connection::{Configs, ConfigsError};
+use crate::connection::{Common, Configs, ConfigsError};
 use crate::connection_id::{CONNECTION_ID_BYTES, Steering};
+use crate::read_buffers::ReadBuffers;
 use crate::session::Session;
 use crate::wire::{CallHeader, SessionId};
 use admission::HalfOpen;
@@ -107,9 +108,12 @@ pub struct Endpoint {
     configs: Option<Configs>,
     config_error: Option<ConfigsError>,
     counters: Arc<WorkerCounters>,
-    connections: Slots<Held>,
+    /// Boxed, so that the table can grow without moving them
+    connections: Slots<Box<Held>>,
     /// Connections by connection ID: those issued here
     ids: HashMap<[u8; CONNECTION_ID_BYTES], SlotKey>,
+    /// The latest of them that was looked up
+    last_routed: Option<([u8; CONNECTION_ID_BYTES], SlotKey)>,
     /// Accepted connections by the destination their client chose, while the handshake lasts
     initial_ids: HashMap<Vec<u8>, SlotKey>,
     half_open: HalfOpen,
@@ -132,6 +136,8 @@ pub struct Endpoint {
     arrived: usize,
     /// Where a datagram is written that may not fit the train under way
     scratch: Vec<u8>,
+    /// What every connection is given
+    common: Common,
 }
 
 impl Endpoint {
@@ -147,9 +153,14 @@ impl Endpoint {
             snapshot: Arc::clone(&setup.snapshot),
             configs: None,
             config_error: None,
+            common: Common {
+                counters: Arc::clone(&setup.counters),
+                read_buffers: ReadBuffers::default(),
+            },
             counters: setup.counters,
             connections: Slots::default(),
             ids: HashMap::new(),
+            last_routed: None,
             initial_ids: HashMap::new(),
             half_open: HalfOpen::default(),
             sessions: Slots::default(),

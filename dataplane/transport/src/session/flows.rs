@@ -10,7 +10,7 @@ use super::flow::Leg;
 use super::links::LinkState;
 use super::{
     Flow, FlowReceiver, FlowSender, LinkCommand, LinkEvent, LinkId, Output, Piece, STATUS_BYTES,
-    STATUS_DELAY, Session,
+    STATUS_DELAY, STATUS_WINDOW_SHARE, Session,
 };
 use crate::wire::Frame;
 
@@ -368,7 +368,8 @@ impl Session {
             return;
         }
         flow.unacknowledged_bytes += length;
-        let at_once = flow.receiver.is_complete() || flow.unacknowledged_bytes >= STATUS_BYTES;
+        let enough = STATUS_BYTES.max(flow.receiver.window_bytes() / STATUS_WINDOW_SHARE);
+        let at_once = flow.receiver.is_complete() || flow.unacknowledged_bytes >= enough;
         self.mark_status_due(id);
         if at_once {
             self.status_at = Some(now);

@@ -30,6 +30,8 @@ use links::Link;
 const STATUS_DELAY: Duration = Duration::from_millis(5);
 /// Received bytes that are acknowledged at once
 const STATUS_BYTES: u64 = 256 << 10;
+/// In a large window it may wait for this share of it: every status is a packet that must be acknowledged
+const STATUS_WINDOW_SHARE: u64 = 8;
 /// First and longest pause between attempts to reach a lost peer
 const REDIAL_FIRST: Duration = Duration::from_millis(50);
 const REDIAL_LONGEST: Duration = Duration::from_secs(2);

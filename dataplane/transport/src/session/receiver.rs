@@ -231,6 +231,11 @@ impl FlowReceiver {
         self.limit
     }
 
+    /// Bytes the peer may be ahead of the reader
+    pub fn window_bytes(&self) -> u64 {
+        self.window
+    }
+
     /// A new limit to advertise, once the reader has used up half of the window. The window doubles while
     /// the reader is fast and `may_grow`.
     pub fn poll_limit(&mut self, now: Instant, may_grow: bool) -> Option<u64> {

@@ -28,7 +28,7 @@ pub fn find_programs() -> Result<PathBuf, String> {
     let both =
         |directory: &&Path| ["stoqd", "stoqctl"].iter().all(|name| directory.join(name).is_file());
     directories.find(both).map(Path::to_owned).ok_or_else(|| {
-        "stoqd and stoqctl are not beside this program: cargo build --release --bin stoqd --bin \
+        "stoqd and stoqctl are not beside this program: cargo build --profile dist --bin stoqd --bin \
          stoqctl"
             .to_owned()
     })
