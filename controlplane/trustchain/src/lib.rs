@@ -1,6 +1,6 @@
 //! Identity: roots, issuing authorities, node certificates and the enrolment of a node with a one-time join
-//! token. Time is passed in; configuration and environment are read elsewhere. The transparency log,
-//! rotation, revocation and hardware signers are later rooms of this crate and are not here.
+//! token; rotation, revocation, pins and the transparency log. Time is passed in; configuration and
+//! environment are read elsewhere. Hardware signers are a later room of this crate and are not here.
 
 #![forbid(unsafe_code)]
 
@@ -14,10 +14,14 @@ pub mod issue;
 pub mod keys;
 pub mod ledger;
 mod lint;
+pub mod log;
 pub mod node_identity;
+pub mod pinning;
 pub mod profile;
 pub mod registry;
+pub mod revocation;
 pub mod root;
+pub mod rotation;
 pub mod signer;
 pub mod token;
 
