@@ -136,7 +136,7 @@ impl Default for Workers {
             io: IoChoice::Auto,
             huge_pages: true,
             busy_poll: false,
-            receive_buffers: 64,
+            receive_buffers: 16,
             receive_buffer_bytes: 32 << 20,
             send_slabs: 32,
         }

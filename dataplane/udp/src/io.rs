@@ -229,7 +229,7 @@ impl Default for IoSettings {
     fn default() -> Self {
         Self {
             send_slabs: 32,
-            receive_buffers: 64,
+            receive_buffers: 16,
             node: None,
             prefer_huge: true,
             zero_copy: ZeroCopy::default(),
