@@ -153,8 +153,8 @@ impl Configs {
         }
         Ok(Self {
             epoch: snapshot.epoch,
-            server: configure(tls::context(Role::Server, snapshot)?, snapshot, &server_protocols)?,
-            client: configure(tls::context(Role::Client, snapshot)?, snapshot, &[ALPN_STOQ])?,
+            server: configure(Role::Server, snapshot, &server_protocols)?,
+            client: configure(Role::Client, snapshot, &[ALPN_STOQ])?,
         })
     }
 
@@ -164,12 +164,18 @@ impl Configs {
     }
 }
 
-fn configure(
-    context: boring::ssl::SslContextBuilder,
+/// quiche's configuration of one role under a snapshot, for these protocols. Public for the one measurement that
+/// holds the transport beside quiche alone.
+///
+/// # Errors
+/// Where the identity, the trust bundle or a setting is refused.
+pub fn configure(
+    role: Role,
     snapshot: &ControlSnapshot,
     protocols: &[&[u8]],
 ) -> Result<quiche::Config, ConfigsError> {
     let refused = |cause: quiche::Error| ConfigsError::Transport(cause.to_string());
+    let context = tls::context(role, snapshot)?;
     let mut config = quiche::Config::with_boring_ssl_ctx_builder(quiche::PROTOCOL_VERSION, context)
         .map_err(refused)?;
     config.set_application_protos(protocols).map_err(refused)?;
@@ -585,6 +591,12 @@ impl Connection {
     /// Bidirectional streams the peer lets this side open now
     pub fn bidirectional_left(&self) -> u64 {
         self.quic.peer_streams_left_bidi()
+    }
+
+    /// The shortest round trip seen so far; zero before the first
+    pub fn shortest_round_trip(&self) -> Duration {
+        let path = self.quic.path_stats().find(|path| path.active);
+        path.and_then(|path| path.min_rtt).unwrap_or_default()
     }
 
     /// Figures of the active path

@@ -13,7 +13,7 @@ pub mod session;
 pub mod tls;
 pub mod wire;
 
-pub use connection::ConfigsError;
+pub use connection::{ConfigsError, configure};
 pub use endpoint::{
     Endpoint, EndpointSecrets, EndpointSetup, Event, Message, SessionKey, Transmit,
 };

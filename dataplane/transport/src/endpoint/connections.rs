@@ -266,7 +266,9 @@ impl Endpoint {
                 }
                 held.joining = Joining::Joined(session);
                 let home = usize::from(session.worker);
+                let round_trip = LinkEvent::RoundTrip(held.connection.shortest_round_trip());
                 self.route(home, Message::Dialled(session, link, hello));
+                self.route(home, Message::Session(session, link, round_trip));
             }
             Joining::Accepted if hello.session == SessionId::NEW => {
                 held.joining = Joining::Asked;
@@ -317,6 +319,9 @@ impl Endpoint {
         let Purpose::Stoq(link) = &mut held.purpose else { return false };
         held.joining = Joining::Joined(session);
         link.send_frame(&mut held.connection, hello);
+        let round_trip = LinkEvent::RoundTrip(held.connection.shortest_round_trip());
+        let id = link_id(self.worker, key);
+        self.route(usize::from(session.worker), Message::Session(session, id, round_trip));
         self.mark_busy(key);
         true
     }

@@ -1,7 +1,7 @@
 //! The flows of a session: opening, writing, reading, acknowledging, ending; and the pump that turns
 //! written bytes into records on legs.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use stoq_interface::{CloseReason, FlowError, ServiceName};
@@ -18,6 +18,12 @@ use crate::wire::Frame;
 const RECORD_BYTES: usize = 64 << 10;
 /// Bytes handed to a leg ahead of its transport
 const LEG_QUEUE_BYTES: usize = 256 << 10;
+
+/// A reader is fast that reads half a window within so many round trips, since a sender held back by its window
+/// takes half of one for it
+const FAST_READER_ROUND_TRIPS: u32 = 2;
+/// or within this: a reader on a busy host does not come every round trip of a short path
+const FAST_READER_LEAST: Duration = Duration::from_millis(5);
 
 /// The peer used a flow id that it cannot have
 struct Violation;
@@ -121,16 +127,23 @@ impl Session {
         Some(bytes)
     }
 
+    /// Half a window that is read in less than this was too small. A window must cover what arrives in a round trip
+    /// and in the pauses of a reader; more only waits in the socket and in the caches' way, once for each flow.
+    fn fast_reader(&self) -> Duration {
+        (self.round_trip * FAST_READER_ROUND_TRIPS).max(FAST_READER_LEAST)
+    }
+
     /// Raises a flow's limit where its reader has made room; beyond the session's buffer the flow waits
     /// until others were read
     fn offer_limit(&mut self, now: Instant, id: u64) {
+        let may_grow = self.buffered_bytes < self.limits.session_buffer_bytes / 2;
+        let fast = if may_grow { self.fast_reader() } else { Duration::ZERO };
         let Some(flow) = self.flows.get_mut(&id) else { return };
         if self.buffered_bytes >= self.limits.session_buffer_bytes {
             self.starved.insert(id);
             return;
         }
-        let may_grow = self.buffered_bytes < self.limits.session_buffer_bytes / 2;
-        if flow.receiver.poll_limit(now, may_grow).is_some() {
+        if flow.receiver.poll_limit(now, fast).is_some() {
             self.mark_status_due(id);
             // The sender may be waiting for nothing else.
             self.status_at = Some(now);
@@ -247,6 +260,7 @@ impl Session {
                     self.pump(flow);
                 }
             }
+            LinkEvent::RoundTrip(round_trip) => self.round_trip = round_trip,
             LinkEvent::Suspect => self.handle_suspect(now, link),
             LinkEvent::Replace(reason) => self.want_replacement(link, reason),
             LinkEvent::Down(reason) => self.handle_down(now, link, reason),

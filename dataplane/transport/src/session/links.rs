@@ -284,6 +284,13 @@ impl Session {
                 self.redial_pause = (self.redial_pause * 2).min(REDIAL_LONGEST);
                 self.lose_link(now, id);
             }
+            CloseReason::Replaced => {
+                // The peer may close before its DRAIN was read here: it is a replacement all the same.
+                if let Some(link) = self.links.iter_mut().find(|l| l.id == id) {
+                    link.state = LinkState::Draining;
+                }
+                self.lose_link(now, id);
+            }
             _ => self.lose_link(now, id),
         }
     }
@@ -291,8 +298,8 @@ impl Session {
     /// A link is gone: what it carried is sent again elsewhere
     pub(super) fn lose_link(&mut self, now: Instant, id: LinkId) {
         let Some(link) = self.links.iter().find(|l| l.id == id) else { return };
-        let replaced = link.state == LinkState::Draining && link.outstanding == 0;
-        if replaced {
+        // What a drained connection still carried at its deadline is sent again, and counted where it is.
+        if link.state == LinkState::Draining {
             self.counters.replacements += 1;
         } else {
             self.counters.losses += 1;

@@ -66,6 +66,8 @@ pub enum LinkEvent {
         /// How many
         bytes: usize,
     },
+    /// The shortest round trip seen so far, when the link joined
+    RoundTrip(Duration),
     /// Nothing has been heard although something should have been
     Suspect,
     /// The link wants to be replaced: packet limit, certificate end, operator
@@ -171,6 +173,8 @@ pub struct Session {
     buffered_bytes: u64,
     /// Flows whose limit may rise once the session's buffer has room
     starved: BTreeSet<u64>,
+    /// Of the link that joined last
+    round_trip: Duration,
     dialing: usize,
     target_links: usize,
     redial_at: Option<Instant>,
@@ -228,6 +232,7 @@ impl Session {
             outputs: VecDeque::new(),
             buffered_bytes: 0,
             starved: BTreeSet::new(),
+            round_trip: Duration::ZERO,
             dialing: 0,
             target_links: 1,
             redial_at: None,

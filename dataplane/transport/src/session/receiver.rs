@@ -7,9 +7,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use stoq_interface::FlowError;
 
-/// Reading half a window faster than this doubles the window
-const FAST_READER: Duration = Duration::from_millis(200);
-
 /// Receiving state of one flow
 #[derive(Debug)]
 pub struct FlowReceiver {
@@ -236,17 +233,16 @@ impl FlowReceiver {
         self.window
     }
 
-    /// A new limit to advertise, once the reader has used up half of the window. The window doubles while
-    /// the reader is fast and `may_grow`.
-    pub fn poll_limit(&mut self, now: Instant, may_grow: bool) -> Option<u64> {
+    /// A new limit to advertise, once the reader has used up half of the window. The window doubles where that
+    /// took less than `fast`; zero keeps it as it is.
+    pub fn poll_limit(&mut self, now: Instant, fast: Duration) -> Option<u64> {
         if self.final_size.is_some() || self.limit >= self.read + self.window / 2 + self.window % 2
         {
             return None;
         }
         if let Some(since) = self.window_since
-            && now.duration_since(since) < FAST_READER
+            && now.duration_since(since) < fast
             && self.read - self.window_read >= self.window / 2
-            && may_grow
         {
             self.window = (self.window * 2).min(self.window_most);
         }
@@ -260,6 +256,8 @@ impl FlowReceiver {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const FAST: Duration = Duration::from_millis(200);
 
     fn receiver() -> FlowReceiver {
         FlowReceiver::new(64, 256, 8)
@@ -341,12 +339,12 @@ mod tests {
             for (r, pace) in [(&mut fast, 1), (&mut slow, 1_000)] {
                 r.handle_piece(offset, Bytes::from(vec![0; 40]), false).unwrap();
                 while r.read().is_some() {}
-                r.poll_limit(start + Duration::from_millis(pace) * step, true);
+                r.poll_limit(start + Duration::from_millis(pace) * step, FAST);
             }
             offset += 40;
         }
         assert!(fast.limit() - offset > slow.limit() - offset);
         assert!(slow.limit() <= offset + 64);
-        assert_eq!(receiver().poll_limit(start, true), None);
+        assert_eq!(receiver().poll_limit(start, FAST), None);
     }
 }

@@ -318,3 +318,37 @@ fn a_draining_session_finishes_its_flows_and_takes_no_new_ones() {
     pair.run();
     assert_eq!(pair.ended[1], Some(CloseReason::Draining));
 }
+
+/// Reads a flow for a second, half a window every `pause`; the window it ends up with
+fn window_of_a_reader(round_trip: Option<Duration>, pause: Duration) -> u64 {
+    let mut pair = Pair::new(TransportSettings::default(), Limits::default());
+    let link = pair.sides[0].link_ids().next().unwrap();
+    if let Some(round_trip) = round_trip {
+        let event = LinkEvent::RoundTrip(round_trip);
+        pair.sides[1].handle_link(pair.now, link, event);
+    }
+    let flow = pair.sides[0].open_flow(ServiceName::new("sink").unwrap(), 0).unwrap();
+    for _ in 0..8 {
+        pair.sides[0].write(flow, Bytes::from(vec![7; 8 << 20]));
+    }
+    for _ in 0..20 {
+        pair.run();
+        pair.now += pause;
+        let now = pair.now;
+        while pair.sides[1].read(now, flow).is_some() {}
+    }
+    pair.sides[1].flow(flow).unwrap().receiver.window_bytes()
+}
+
+#[test]
+fn a_window_covers_the_round_trip_and_grows_no_further() {
+    let limits = Limits::default();
+    let pause = Duration::from_millis(50);
+    assert_eq!(window_of_a_reader(None, pause), limits.flow_window_initial_bytes);
+    let near = Some(Duration::from_micros(200));
+    assert_eq!(window_of_a_reader(near, pause), limits.flow_window_initial_bytes);
+    let far = Some(Duration::from_millis(60));
+    assert_eq!(window_of_a_reader(far, pause), limits.flow_window_bytes);
+    // A reader that never pauses has the largest window on any path.
+    assert_eq!(window_of_a_reader(near, Duration::from_millis(1)), limits.flow_window_bytes);
+}
