@@ -59,6 +59,11 @@ impl Quartiles {
         Some(Self { lower: at(0.25), median: at(0.5), upper: at(0.75), count: sorted.len() })
     }
 
+    /// Lower and upper quartile
+    pub fn ends(&self) -> [f64; 2] {
+        [self.lower, self.upper]
+    }
+
     /// Of a ratio: whether the middle half of the runs lies on both sides of 1, so that nothing is shown
     pub fn straddles_one(&self) -> bool {
         self.lower <= 1.0 && self.upper >= 1.0

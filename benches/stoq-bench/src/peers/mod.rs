@@ -8,7 +8,6 @@ pub mod program;
 pub mod record;
 mod site;
 pub mod stacks;
-pub mod statistics;
 pub mod tcp;
 mod tunnels;
 

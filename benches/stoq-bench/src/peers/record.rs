@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::statistics::Quartiles;
+use crate::compare::statistics::Quartiles;
 use crate::host::Fingerprint;
 
 /// The schema of a record
