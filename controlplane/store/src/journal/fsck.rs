@@ -1,6 +1,7 @@
 //! Checking a journal without changing anything, also one that is in use: everything that is wrong, not only
 //! the first thing.
 
+use std::error::Error;
 use std::io;
 use std::path::Path;
 
@@ -53,15 +54,25 @@ impl Report {
     }
 }
 
-impl Visitor for Report {
+/// A report that shows the entries to somebody as well
+struct Inspection<V> {
+    report: Report,
+    visit: V,
+}
+
+impl<V> Visitor for Inspection<V>
+where
+    V: FnMut(Entry<'_>) -> Result<(), Box<dyn Error + Send + Sync>>,
+{
     type Stop = OpenError;
 
-    fn entry(&mut self, _entry: Entry<'_>) -> Result<(), OpenError> {
-        Ok(())
+    fn entry(&mut self, entry: Entry<'_>) -> Result<(), OpenError> {
+        let sequence = entry.sequence;
+        (self.visit)(entry).map_err(|reason| OpenError::Refused { sequence, reason })
     }
 
     fn damage(&mut self, damage: Damage) -> Result<(), OpenError> {
-        self.note(damage);
+        self.report.note(damage);
         Ok(())
     }
 
@@ -72,12 +83,29 @@ impl Visitor for Report {
 
 /// Checks the journal in a directory. An error is returned only if that could not be done.
 pub fn fsck(directory: &Path) -> Result<Report, OpenError> {
-    let mut report = Report::default();
+    inspect(directory, |_entry| Ok(()))
+}
+
+/// Checks the journal in a directory as [`fsck`] does and shows every entry that can be read to `visit`, in
+/// order; behind damage entries can be missing. Nothing is changed and no lock is taken: the journal can be in
+/// use, and then its last entries may not be durable yet.
+pub fn inspect<V>(directory: &Path, visit: V) -> Result<Report, OpenError>
+where
+    V: FnMut(Entry<'_>) -> Result<(), Box<dyn Error + Send + Sync>>,
+{
+    let mut inspection = Inspection { report: Report::default(), visit };
+    inspect_into(directory, &mut inspection)?;
+    Ok(inspection.report)
+}
+
+fn inspect_into<V>(directory: &Path, inspection: &mut Inspection<V>) -> Result<(), OpenError>
+where
+    V: FnMut(Entry<'_>) -> Result<(), Box<dyn Error + Send + Sync>>,
+{
     let path = manifest::path(directory);
     let fault = match Manifest::read(directory) {
         Ok(Ok(manifest)) => {
-            check(directory, &manifest, &mut report)?;
-            return Ok(report);
+            return check(directory, &manifest, inspection);
         }
         Ok(Err(fault)) => fault,
         Err(error) if error.kind() == io::ErrorKind::NotFound && directory.is_dir() => {
@@ -91,16 +119,23 @@ pub fn fsck(directory: &Path) -> Result<Report, OpenError> {
         if fault == Fault::Manifest && !path.exists() {
             return Err(OpenError::NotThere(directory.to_owned()));
         }
-        report.note(Damage { file: path, offset: 0, fault });
-        return Ok(report);
+        inspection.report.note(Damage { file: path, offset: 0, fault });
+        return Ok(());
     };
-    report.note(Damage { file: path, offset: 0, fault });
-    check(directory, &manifest, &mut report)?;
-    Ok(report)
+    inspection.report.note(Damage { file: path, offset: 0, fault });
+    check(directory, &manifest, inspection)
 }
 
-fn check(directory: &Path, manifest: &Manifest, report: &mut Report) -> Result<(), OpenError> {
-    let walked = walk(directory, manifest, report)?;
+fn check<V>(
+    directory: &Path,
+    manifest: &Manifest,
+    inspection: &mut Inspection<V>,
+) -> Result<(), OpenError>
+where
+    V: FnMut(Entry<'_>) -> Result<(), Box<dyn Error + Send + Sync>>,
+{
+    let walked = walk(directory, manifest, inspection)?;
+    let report = &mut inspection.report;
     report.journal = Some(manifest.journal);
     report.segments = walked.segments;
     report.groups = walked.groups;

@@ -2,6 +2,7 @@
 //! chained; an acknowledged entry survives a crash. What an entry means, and what is derived from it, is
 //! elsewhere; nothing is ever changed or removed here.
 
+mod copy;
 mod disk;
 mod error;
 mod format;
@@ -21,13 +22,14 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot};
 
+pub use copy::copy;
 pub use disk::{Disk, DiskFile, UringDisk, UringFile};
 pub use error::{AppendError, Damage, Failure, OpenError, ReadError};
 pub use format::{
     ENTRY_LIMIT_BYTES, Entry, EntryKind, FORMAT_VERSION, Fault, GROUP_LIMIT_BYTES,
     GROUP_LIMIT_RECORDS, JournalId, SEGMENTS_LIMIT,
 };
-pub use fsck::{FINDINGS_LIMIT, Report, fsck};
+pub use fsck::{FINDINGS_LIMIT, Report, fsck, inspect};
 pub use queue::{Appended, Appender, JournalCounters, NewEntry, Pending};
 pub use reader::{JournalEntry, Reader};
 pub use walk::TornTail;

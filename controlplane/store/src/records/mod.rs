@@ -3,13 +3,17 @@
 //! of them can be made again from the journal. Which entry means what is the caller's business.
 
 mod catch_up;
+pub mod etcd;
 mod sqlite;
 mod types;
 
 use std::future::Future;
 use std::pin::Pin;
 
+use tokio::sync::watch;
+
 pub use catch_up::{CatchUpError, CaughtUp, catch_up};
+pub use etcd::{EtcdOptions, EtcdRecords};
 pub use sqlite::{SqliteOptions, SqliteRecords};
 pub use types::{
     BATCH_LIMIT_CHANGES, Batch, CertificateQuery, CertificateRecord, CertificateState, Change,
@@ -61,6 +65,10 @@ pub enum RecordsError {
     /// The store is damaged or of another program or version
     #[error("{0}; the records can be made again from the journal")]
     Damaged(String),
+    /// The cluster that holds the records does not answer. Whether a batch was applied is known when
+    /// [`Records::applied_through`] answers again.
+    #[error("the records' cluster does not answer: {0}; look at its members and at the network")]
+    Unavailable(String),
     /// The store failed and is not used any more until it is opened again
     #[error("the records failed: {0}; restart the daemon and look at the disk (kernel log)")]
     Failed(String),
@@ -99,4 +107,10 @@ pub trait Records: Send + Sync {
 
     /// The versions of all policy documents, a page at a time
     fn policies(&self, limit: usize, page: Option<PageToken>) -> Answer<'_, Page<PolicyVersion>>;
+
+    /// Changes whenever something that any instance wrote can be asked for here; `None` where nobody else
+    /// writes
+    fn changes(&self) -> Option<watch::Receiver<u64>> {
+        None
+    }
 }

@@ -48,6 +48,11 @@ impl Serial {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// Before every serial in order; none itself
+    pub(super) fn least() -> Self {
+        Self(Vec::new())
+    }
 }
 
 impl fmt::Display for Serial {
@@ -372,7 +377,7 @@ impl ChangeKind {
 }
 
 impl IssuedCertificate {
-    fn check(&self) -> Result<(), RecordsError> {
+    pub(super) fn check(&self) -> Result<(), RecordsError> {
         check_name("subject node", &self.subject_node)?;
         check_name("profile", &self.profile)?;
         limit("issuer key id", self.issuer_key_id.len(), KEY_ID_LIMIT_BYTES)?;
