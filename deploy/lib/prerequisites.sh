@@ -27,7 +27,11 @@ PREREQUISITES_RUN=(
 PREREQUISITES_TEST=(
     "python3-venv|pyvenv|a place for the independent QUIC client"
     "openssl|command openssl|an independent judge of certificates"
+    "gnutls-bin|command certtool|another independent judge of certificates"
     "strace|command strace|counts system calls of a loaded worker"
+    "softhsm2|command softhsm2-util|a PKCS#11 token in software, for the signer"
+    "etcd-server|command etcd|three members hold the records of two authorities"
+    "etcd-client|command etcdctl|asks those members who leads"
 )
 
 prerequisites_say() {

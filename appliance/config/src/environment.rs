@@ -9,6 +9,8 @@ use std::str::FromStr;
 pub struct Environment {
     /// `STOQ_TARGET_THROUGHPUT`: shown beside the measured rate, never a limit
     pub target_throughput: Option<Throughput>,
+    /// `TRUSTCHAIN_MODE=production`: the authority refuses weak keys, a root on this host and test profiles
+    pub trustchain_production: bool,
 }
 
 /// Why an environment variable is refused
@@ -71,9 +73,12 @@ impl Environment {
                 ),
                 _ => refuse("this is neither true nor false", "set it to true or unset it"),
             },
-            "TRUSTCHAIN_MODE" if value == "production" => Ok(()),
+            "TRUSTCHAIN_MODE" if value == "production" => {
+                self.trustchain_production = true;
+                Ok(())
+            }
             "TRUSTCHAIN_MODE" => refuse(
-                "there is one mode, production: no test profile and no check that can be left out",
+                "the mode is production, or it is left out",
                 "set it to production or unset it",
             ),
             "STOQ_TARGET_THROUGHPUT" => match value.parse() {
@@ -223,16 +228,17 @@ mod tests {
 
     #[test]
     fn the_plan_s_variables_are_obeyed_or_refused() {
-        let target = Environment::parse([
+        let environment = Environment::parse([
             ("IPV6_ONLY", "true"),
             ("STOQ_IPV6_ONLY", "true"),
             ("TRUSTCHAIN_MODE", "production"),
             ("STOQ_TARGET_THROUGHPUT", "40gbps"),
             ("PATH", "/bin"),
         ])
-        .unwrap()
-        .target_throughput
         .unwrap();
+        assert!(environment.trustchain_production);
+        assert!(!Environment::default().trustchain_production);
+        let target = environment.target_throughput.unwrap();
         assert_eq!(target.bits_per_second(), 40_000_000_000);
         for (variable, value) in [
             ("IPV6_ONLY", "false"),

@@ -30,7 +30,9 @@ pub use place::{
     HostProblem, Placement, SOCKET_PATH_BYTES_MAX, Surroundings, node_name_from_host_name,
 };
 pub use rows::{Attachment, Peer, Service};
-pub use sections::{CopyAccess, Cores, IoChoice, Listen, Log, LogFormat, Node, Role, Workers};
+pub use sections::{
+    CopyAccess, Cores, IoChoice, Listen, Log, LogFormat, Node, Role, Trust, Workers,
+};
 
 use stoq_interface::{Allow, Limits, ServiceName, ServiceTable, TransportSettings};
 
@@ -70,6 +72,8 @@ pub struct Config {
     pub peers: Vec<Peer>,
     /// `[copy]`: which directories `stoqctl copy` may reach from another node
     pub copy: CopyAccess,
+    /// `[trust]`: who renews this node's certificate, and how old a deny-list may be
+    pub trust: Trust,
     /// `[log]`: what is logged, and how
     pub log: Log,
 }

@@ -11,8 +11,8 @@ use crate::error::Refusal;
 use crate::kind::Kind;
 use crate::value::{
     allow_value, as_boolean, as_integer, as_text, auto_or, choice, congestion_label, cores_value,
-    list, or_word, parse_allow, parse_cores, parse_filter, parse_name, parse_roles, parse_roots,
-    string, unless,
+    list, or_word, parse_allow, parse_cores, parse_filter, parse_name, parse_names, parse_roles,
+    parse_roots, string, unless,
 };
 use crate::{Config, IoChoice, LogFormat, Role};
 
@@ -38,6 +38,7 @@ pub(crate) struct Key {
 pub(crate) const WORKERS_MAX: usize = 128;
 const PROCESSOR_MAX: u64 = 4_095;
 const ROOTS_MAX: usize = 64;
+const AUTHORITIES_MAX: usize = 64;
 const ALLOWED_NODES_MAX: usize = 4_096;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -292,6 +293,40 @@ pub(crate) const KEYS: &[Key] = &[
         Ok(())
     }),
     parsed!(
+        "trust.authorities",
+        Kind::Texts { items_max: AUTHORITIES_MAX, example: "[\"alpha\", \"beta\"]" },
+        Restart,
+        |c| list(&c.trust.authorities, ToString::to_string),
+        |c, v| {
+            c.trust.authorities = parse_names(v)?;
+            Ok(())
+        }
+    ),
+    parsed!(
+        "trust.deny_list_max_age_ms",
+        Kind::Integer { minimum: 60_000, maximum: 604_800_000 },
+        Restart,
+        |c| {
+            let age = c.trust.deny_list_max_age.as_millis();
+            Value::Integer(i64::try_from(age).unwrap_or(i64::MAX))
+        },
+        |c, v| {
+            c.trust.deny_list_max_age = Duration::from_millis(as_integer(v)?);
+            Ok(())
+        }
+    ),
+    boolean!("trust.fail_closed", Restart, trust.fail_closed),
+    parsed!(
+        "trust.signer_socket",
+        text("/run/stoq-signer/signer.sock"),
+        Restart,
+        |c| or_word("off", c.trust.signer_socket.as_ref().map(|p| p.display())),
+        |c, v| {
+            c.trust.signer_socket = unless("off", v, |t| Ok(parse_socket_path(t)?))?;
+            Ok(())
+        }
+    ),
+    parsed!(
         "log.format",
         Kind::Choice(&["human", "json"]),
         Restart,
@@ -398,12 +433,17 @@ mod tests {
                 Kind::Texts { .. } if key.name == "node.roles" => {
                     list(&["stoq"], ToString::to_string)
                 }
+                Kind::Texts { .. } if key.name == "trust.authorities" => {
+                    list(&["beta"], ToString::to_string)
+                }
                 Kind::Texts { .. } => list(&["/srv"], ToString::to_string),
                 Kind::WordOrTexts { words, .. } => string(words[1]),
                 Kind::WordOrIntegers { .. } => Value::Array(vec![Value::Integer(1)]),
                 Kind::Text { .. } => string(match key.name {
                     "node.name" => "beta",
-                    "node.state_directory" | "listen.admin_socket" => "/tmp/x",
+                    "node.state_directory" | "listen.admin_socket" | "trust.signer_socket" => {
+                        "/tmp/x"
+                    }
                     "log.filter" => "debug",
                     _ => "[::1]:1",
                 }),

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use stoq_interface::{Allow, NodeId};
 
@@ -150,6 +151,30 @@ pub struct CopyAccess {
     pub roots: Vec<PathBuf>,
     /// Which nodes may
     pub allow: Allow,
+}
+
+/// `[trust]`
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Trust {
+    /// Nodes whose authorities renew this node's certificate, in this order; empty: the one that issued it
+    pub authorities: Vec<NodeId>,
+    /// Age above which a deny-list is too old to go by
+    pub deny_list_max_age: Duration,
+    /// Whether new connections are refused while it is
+    pub fail_closed: bool,
+    /// Unix socket of the signing process; without one the authority's keys are in files of the state directory
+    pub signer_socket: Option<PathBuf>,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self {
+            authorities: Vec::new(),
+            deny_list_max_age: Duration::from_secs(900),
+            fail_closed: false,
+            signer_socket: None,
+        }
+    }
 }
 
 /// How log lines look

@@ -178,6 +178,21 @@ pub(crate) fn parse_roots(value: &Value) -> Result<Vec<PathBuf>, Refusal> {
         .collect()
 }
 
+/// Node names, each once
+pub(crate) fn parse_names(value: &Value) -> Result<Vec<NodeId>, Refusal> {
+    let items = value.as_array().ok_or_else(|| wrong_type(value))?;
+    let mut names = Vec::new();
+    for item in items {
+        let name: NodeId = parse_name(as_text(item)?)?;
+        if names.contains(&name) {
+            let reason = format!("\"{name}\" stands there twice");
+            return Err(Refusal::new(reason, "name each node once"));
+        }
+        names.push(name);
+    }
+    Ok(names)
+}
+
 /// Accepts a level, or comma-separated `target=level`; the logger's richer syntax stays closed so that a
 /// mistake is found here and not swallowed there
 pub(crate) fn parse_filter(text: &str) -> Result<String, Refusal> {

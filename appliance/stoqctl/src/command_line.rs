@@ -7,8 +7,9 @@ use clap::{Args, Parser, Subcommand};
 use stoq_admin::ApiError;
 
 use crate::commands::{
-    completion, config, connection, copy, drain, listener, log, measure, node, root, service,
-    session, status, version, wait, worker,
+    audit, backup, ca, certificate, completion, config, connection, copy, crl, doctor, drain,
+    listener, log, measure, node, root, service, session, signer, status, token, version, wait,
+    worker,
 };
 use crate::context::Context;
 use crate::render::Report;
@@ -26,6 +27,8 @@ Examples:
   stoqctl service publish web --to [::1]:8080 --allow any-enrolled
   stoqctl service attach web@beta --listen [::1]:9000   reach beta's web at [::1]:9000
   stoqctl copy ./photos beta:/srv/photos                copy a tree, verified
+  stoqctl token create gamma                            let a node join
+  stoqctl certificate revoke 3f9a...                    end a node, everywhere, now
 
 Exit codes:
   0 done   1 failed   2 usage   3 unhealthy or different   4 restart or operator needed
@@ -78,15 +81,37 @@ pub(crate) enum Command {
     Service(service::Service),
     Copy(copy::Copy),
     Measure(measure::Measure),
+    Doctor(doctor::Doctor),
     /// The root of trust; works without stoqd
     #[command(subcommand)]
     Root(root::Root),
+    /// The certificate authority of this node
+    #[command(subcommand)]
+    Ca(ca::Ca),
+    /// Certificates: the inventory, issuing, revoking, judging
+    #[command(subcommand)]
+    Certificate(certificate::Certificate),
+    /// Join tokens
+    #[command(subcommand)]
+    Token(token::Token),
     /// stoqd.toml and the configuration in force
     #[command(subcommand)]
     Config(config::Config),
-    /// The log of stoqd
+    /// The transparency log of certificates; and `level`, how much stoqd logs about itself
     #[command(subcommand)]
     Log(log::Log),
+    /// Certificate revocation lists
+    #[command(subcommand)]
+    Crl(crl::Crl),
+    /// What was done with the authority, and by whom
+    #[command(subcommand)]
+    Audit(audit::Audit),
+    /// What signs for the authority
+    #[command(subcommand)]
+    Signer(signer::Signer),
+    /// Copies of the authority
+    #[command(subcommand)]
+    Backup(backup::Backup),
     Drain(drain::Drain),
     /// Waits until something is so
     #[command(subcommand)]
@@ -108,9 +133,17 @@ macro_rules! each {
             Command::Service($noun) => $body,
             Command::Copy($noun) => $body,
             Command::Measure($noun) => $body,
+            Command::Doctor($noun) => $body,
             Command::Root($noun) => $body,
+            Command::Ca($noun) => $body,
+            Command::Certificate($noun) => $body,
+            Command::Token($noun) => $body,
             Command::Config($noun) => $body,
             Command::Log($noun) => $body,
+            Command::Crl($noun) => $body,
+            Command::Audit($noun) => $body,
+            Command::Signer($noun) => $body,
+            Command::Backup($noun) => $body,
             Command::Drain($noun) => $body,
             Command::Wait($noun) => $body,
             Command::Completion($noun) => $body,

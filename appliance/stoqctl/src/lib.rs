@@ -7,6 +7,7 @@
 mod command_line;
 mod commands;
 mod context;
+mod files;
 mod human;
 mod render;
 

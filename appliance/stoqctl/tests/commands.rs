@@ -15,6 +15,7 @@ use fake::Fake;
 use serde_json::{Value, json};
 use stoq_admin::api::ConfigChange;
 use stoq_admin::{ApiError, ExitCode};
+use stoq_trustchain::backup::{BackupSource, take};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -46,8 +47,19 @@ impl House {
         let directory = self.directory.path().display().to_string();
         let mut command = program();
         command.arg("--socket").arg(self.path("stoqd.sock"));
-        command.args(arguments.split_whitespace().map(|word| word.replace("{}", &directory)));
+        let place = |word: &str| word.replace("{}", &directory).replace("FIXTURE", FIXTURE);
+        command.args(arguments.split_whitespace().map(place));
         command
+    }
+
+    /// The smallest backup there can be: of an authority whose journal is empty
+    fn take_a_backup(&self) {
+        let directory = self.path("authority");
+        std::fs::create_dir(&directory).unwrap();
+        stoq_store::Journal::create(&directory.join("journal")).unwrap();
+        let instance = fake::node("alpha");
+        let source = BackupSource { directory, instance, with_keys: false };
+        take(&source, &self.path("taken"), std::time::SystemTime::now()).unwrap();
     }
 
     fn run(&self, arguments: &str) -> Ended {
@@ -92,6 +104,31 @@ impl Ended {
     }
 }
 
+/// A proof and what it takes to judge it
+const PROOF: &str = "FIXTURE/proof.txt --certificate FIXTURE/chain.pem --key FIXTURE/log.pem \
+    --origin ca.trust.hypermesh/log";
+
+/// Commands that need no daemon
+const LOCAL: &[&str] = &[
+    "root",
+    "certificate verify",
+    "log verify",
+    "backup check",
+    "backup restore",
+    "config check",
+    "config default",
+    "config schema",
+    "config explain",
+    "completion",
+];
+
+fn is_local(name: &str) -> bool {
+    LOCAL.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Certificates and a log that another implementation made: appliance/tests/outside/make_log.py
+const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixture");
+
 /// Command, arguments, schema. In the order in which they can run one after the other.
 const COMMANDS: &[(&str, &str, &str)] = &[
     ("status", "", "status.show"),
@@ -116,6 +153,34 @@ const COMMANDS: &[(&str, &str, &str)] = &[
     ("service remove", "web@beta", "service.remove"),
     ("copy", "/etc/hostname beta:/tmp/h", "copy.run"),
     ("measure", "beta --bytes 1MiB", "measure.show"),
+    ("doctor", "", "doctor.run"),
+    ("ca status", "", "ca.status"),
+    ("ca profiles", "", "ca.profiles"),
+    ("ca register", "service shop --owner beta --address fd00::2", "ca.register"),
+    ("ca unregister", "service shop", "ca.unregister"),
+    ("ca registrations", "--profile service", "ca.registrations"),
+    ("ca renew-all", "--within 30m", "ca.renew-all"),
+    (
+        "certificate issue",
+        "--profile operator --subject ana --request FIXTURE/chain.pem",
+        "certificate.issue",
+    ),
+    ("certificate list", "--state valid --expiring 2h", "certificate.list"),
+    ("certificate show", "0badcafe", "certificate.show"),
+    ("certificate revoke", "0badcafe --reason key-compromise", "certificate.revoke"),
+    ("certificate verify", "FIXTURE/chain.pem --root FIXTURE/root.pem", "certificate.verify"),
+    ("token create", "beta --lifetime 10m", "token.create"),
+    ("token list", "", "token.list"),
+    ("token revoke", "4f9c", "token.revoke"),
+    ("crl list", "", "crl.list"),
+    ("crl show", "0", "crl.show"),
+    ("audit tail", "--limit 5", "audit.tail"),
+    ("audit verify", "", "audit.verify"),
+    ("signer status", "", "signer.status"),
+    ("signer test", "", "signer.test"),
+    ("backup create", "{}/backup", "backup.create"),
+    ("backup check", "{}/taken", "backup.check"),
+    ("backup restore", "{}/taken --to {}/restored --high-water {}/high-water", "backup.restore"),
     ("root init", "--directory {}/root --offline", "root.init"),
     ("root fingerprint", "--directory {}/root", "root.fingerprint"),
     ("root request-issuing", "--directory {}/ca --out {}/ca.csr", "root.request-issuing"),
@@ -136,6 +201,11 @@ const COMMANDS: &[(&str, &str, &str)] = &[
     ("config show", "", "config.show"),
     ("config diff", "{}/good.toml", "config.diff"),
     ("config reload", "", "config.reload"),
+    ("log key", "", "log.key"),
+    ("log checkpoint", "", "log.checkpoint"),
+    ("log prove", "0badcafe", "log.prove"),
+    ("log verify", PROOF, "log.verify"),
+    ("log fsck", "", "log.fsck"),
     ("log level get", "", "log.level-get"),
     ("log level set", "debug --for 10m", "log.level-set"),
     ("drain", "--timeout 1s", "drain.run"),
@@ -179,6 +249,7 @@ fn every_command_prints_its_envelope_with_json_and_text_without() {
     let (with_json, without) = (House::new(), House::new());
     for house in [&with_json, &without] {
         std::fs::write(house.path("good.toml"), "[node]\nname = \"alpha\"\n").unwrap();
+        house.take_a_backup();
     }
     for (name, rest, schema) in COMMANDS {
         let wanted = format!("stoqctl.{schema}/1");
@@ -202,13 +273,12 @@ fn every_command_prints_its_envelope_with_json_and_text_without() {
 
 #[test]
 fn every_command_of_the_daemon_reports_a_refusal_with_its_own_exit_code() {
-    let local = ["root", "config check", "config default", "config schema", "config explain"];
     let house = House::new();
     std::fs::write(house.path("good.toml"), "").unwrap();
     let refusal = ApiError::conflict("held", "somebody else holds it", "wait for them");
     *house.fake.fail_with.lock().unwrap() = Some(refusal);
     for (name, rest, schema) in COMMANDS {
-        if local.iter().any(|prefix| name.starts_with(prefix)) || *name == "completion" {
+        if is_local(name) {
             continue;
         }
         let ended = house.run(&format!("{name} {rest} --json"));
@@ -227,11 +297,7 @@ fn every_command_of_the_daemon_reports_a_refusal_with_its_own_exit_code() {
 #[test]
 fn an_unreachable_daemon_is_6_with_the_remedy_and_version_still_answers() {
     for (name, rest, _) in COMMANDS {
-        if ["root", "config check", "config default", "config schema", "config explain"]
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
-            || ["completion", "wait ready", "version"].contains(name)
-        {
+        if is_local(name) || ["wait ready", "version"].contains(name) {
             continue;
         }
         let directory = tempfile::tempdir().unwrap();
@@ -239,7 +305,7 @@ fn an_unreachable_daemon_is_6_with_the_remedy_and_version_still_answers() {
         let place = directory.path().display().to_string();
         let mut command = program();
         command.env("STOQ_SOCKET", directory.path().join("none.sock"));
-        let line = format!("{name} {rest}").replace("{}", &place);
+        let line = format!("{name} {rest}").replace("{}", &place).replace("FIXTURE", FIXTURE);
         let ended = Ended::from(command.args(line.split_whitespace()).output().unwrap()).expect(6);
         assert!(ended.stdout.is_empty(), "{line}: {}", ended.stdout);
         assert!(ended.stderr.contains("remedy: start it with `stoqd run`"), "{line}");
@@ -305,6 +371,23 @@ fn what_makes_no_sense_is_2_and_never_reaches_the_daemon() {
         "copy alpha:/a beta:/b",
         "copy beta: /b",
         "drain --timeout 2d",
+        "ca register service",
+        "ca register service shop --address 192.0.2.1",
+        "ca renew-all --within 0s",
+        "certificate revoke 0a --reason certificate-hold",
+        "certificate list --state unknown",
+        "certificate revoke",
+        "certificate revoke 0a --name beta",
+        "certificate verify FIXTURE/chain.pem",
+        "certificate verify FIXTURE/root.pem --root FIXTURE/root.pem",
+        "certificate verify FIXTURE/log.pem --root FIXTURE/root.pem",
+        "token create beta --lifetime 10",
+        "log prove",
+        "log prove 0a --index 4",
+        "log fsck --directory /nowhere",
+        "log level",
+        "crl show x",
+        "backup create relative",
         "config explain no.such.key",
         "completion powershell",
     ] {
@@ -356,6 +439,41 @@ fn requests_carry_what_was_typed() {
             json!({"level": "debug", "for_seconds": 90}),
         ),
         ("drain --timeout 1500ms", "drain.run", json!({"timeout_seconds": 2})),
+        (
+            "ca register dns-server ns1 --owner alpha --address fd00::53 --alternative-names",
+            "ca.register",
+            json!({"registration": {
+                "profile": "dns-server", "subject": "ns1", "owner": "alpha",
+                "addresses": ["fd00::53"], "alternative_names": true
+            }}),
+        ),
+        ("ca renew-all", "ca.renew-all", json!({"within_seconds": 3_600})),
+        (
+            "certificate revoke 0a --reason superseded --with-key",
+            "certificate.revoke",
+            json!({"of": {"serial": "0a"}, "reason": "superseded", "with_key": true}),
+        ),
+        (
+            "certificate revoke --name beta",
+            "certificate.revoke",
+            json!({"of": {"name": "beta"}, "reason": "unspecified", "with_key": false}),
+        ),
+        (
+            "certificate list --name beta --expiring 2h --limit 5",
+            "certificate.list",
+            json!({
+                "name": "beta", "profile": null, "spki_sha256": null, "state": null,
+                "expiring_within_seconds": 7_200, "limit": 5, "after": null
+            }),
+        ),
+        (
+            "token create beta --address fd00::2",
+            "token.create",
+            json!({"node": "beta", "lifetime_seconds": 900, "addresses": ["fd00::2"]}),
+        ),
+        ("log prove --index 4", "log.prove", json!({"of": {"index": 4}})),
+        ("log prove 0a", "log.prove", json!({"of": {"serial": "0a"}})),
+        ("doctor --deep", "doctor.run", json!({"deep": true})),
         (
             "copy beta:/a /b --verify-existing",
             "copy.run",
@@ -517,6 +635,135 @@ fn an_authority_takes_only_the_pinned_root() {
     std::fs::write(house.path("garbage"), b"\x30\x80\xff").unwrap();
     house.run("root sign-issuing --directory {}/root --request {}/garbage --out {}/p").expect(1);
     assert!(!house.path("p").exists());
+}
+
+#[test]
+fn what_a_check_finds_wrong_is_3_and_is_said() {
+    let house = House::new();
+    *house.fake.findings.lock().unwrap() = vec!["it is another entry".to_owned()];
+    for line in ["log fsck", "audit verify", "signer test", "doctor"] {
+        let ended = house.run(line).expect(3);
+        assert!(ended.stdout.contains("it is another entry"), "{line}: {}", ended.stdout);
+    }
+    let checked = house.run("log fsck --json").expect(3).json();
+    assert_eq!(
+        (&checked[0]["entries"], &checked[0]["checkpoints"], &checked[0]["errors"]),
+        (&json!(7), &json!(1), &json!(1))
+    );
+    let diagnosis = house.run("doctor --json").expect(3).json();
+    assert_eq!(diagnosis[0]["checks"][1]["remedy"], "run `stoqctl log fsck`");
+}
+
+#[test]
+fn another_implementations_log_is_sound_and_no_changed_one_is() {
+    let house = House::new();
+    let fsck = "log fsck --directory {}/log --key FIXTURE/log.pem";
+    let copy = || {
+        let mut copying = Command::new("cp");
+        copying.arg("-rT").arg(format!("{FIXTURE}/log")).arg(house.path("log"));
+        assert!(copying.status().unwrap().success());
+    };
+    copy();
+    let checked = house.run(&format!("{fsck} --json")).expect(0).json();
+    assert_eq!(checked[0]["schema"], "stoqctl.log.fsck/1");
+    assert_eq!(checked[0]["entries"], 5);
+    assert_eq!((&checked[0]["checkpoints"], &checked[0]["errors"]), (&json!(1), &json!(0)));
+    house.run(&format!("{fsck} --origin ca.trust.hypermesh/other")).expect(3);
+    for file in ["checkpoint", "tile/0/000.p/5", "tile/data/000.p/5"] {
+        let path = house.path("log").join(file);
+        let mut content = std::fs::read(&path).unwrap();
+        let middle = content.len() / 2;
+        content[middle] ^= 1;
+        std::fs::write(&path, &content).unwrap();
+        let ended = house.run(&format!("{fsck} --origin ca.trust.hypermesh/log --json")).expect(3);
+        assert_ne!(ended.json()[0]["errors"], 0, "{file}");
+        copy();
+    }
+    assert!(house.fake.asked.lock().unwrap().is_empty(), "no daemon is asked");
+}
+
+#[test]
+fn a_proof_and_a_certificate_of_another_implementation_are_judged_alike() {
+    let house = House::new();
+    let proved = house.run(&format!("log verify {PROOF} --json")).expect(0).json();
+    assert_eq!((&proved[0]["index"], &proved[0]["size"]), (&json!(4), &json!(5)));
+    let logged = "--log-key FIXTURE/log.pem --origin ca.trust.hypermesh/log";
+    let line = format!("certificate verify FIXTURE/chain.pem --root FIXTURE/root.pem {logged}");
+    let judged = house.run(&format!("{line} --json")).expect(0).json();
+    assert_eq!(judged[0]["usages"], json!(["server", "client"]));
+    assert_eq!(judged[0]["logged"]["index"], 4);
+
+    // Another log's key, another name, a changed proof
+    let other = std::fs::read_to_string(format!("{FIXTURE}/proof.txt")).unwrap();
+    std::fs::write(house.path("proof"), other.replace("index 4", "index 3")).unwrap();
+    let changed = PROOF.replace("FIXTURE/proof.txt", "{}/proof");
+    let ended = house.run(&format!("log verify {changed} --json")).expect(3);
+    assert_eq!(ended.json()[0]["error"]["code"], "not-proved");
+    house.run(&format!("log verify {}", PROOF.replace("hypermesh/log", "hypermesh/x"))).expect(3);
+    let foreign = line.replace("hypermesh/log", "hypermesh/x");
+    // A log's name is no part of an SCT; its key is.
+    house.run(&foreign).expect(0);
+    house.run("root init --directory {}/r --offline").expect(0);
+    let strange = "certificate verify FIXTURE/chain.pem --root {}/r/root.pem --json";
+    let refused = house.run(strange).expect(1).json();
+    assert_eq!(refused[0]["error"]["code"], "certificate-refused");
+}
+
+#[test]
+fn what_is_written_to_a_file_never_replaces_one() {
+    let house = House::new();
+    for line in ["log key --out {}/key", "crl show 0 --out {}/crl"] {
+        house.run(line).expect(0);
+        house.run(line).expect(8);
+    }
+    let issue = "certificate issue --profile operator --subject ana --request FIXTURE/chain.pem";
+    house.run(&format!("{issue} --out {{}}/chain")).expect(0);
+    house.run(&format!("{issue} --out {{}}/chain")).expect(8);
+    house.run("certificate issue --profile node --subject a --request {}/none").expect(1);
+}
+
+#[test]
+fn a_backup_is_checked_and_restored_into_an_empty_place_only() {
+    let house = House::new();
+    house.take_a_backup();
+    let restore = "backup restore {}/taken --to {}/restored --high-water {}/high-water --json";
+    let restored = house.run(restore).expect(0).json();
+    assert_eq!(restored[0]["to_adopt"], Value::Null);
+    assert_eq!(house.run(restore).expect(8).json()[0]["error"]["code"], "occupied");
+    house.run("backup check {}/restored").expect(1);
+    let journal = house.path("taken/journal");
+    let file = std::fs::read_dir(&journal).unwrap().next().unwrap().unwrap().path();
+    let mut content = std::fs::read(&file).unwrap();
+    content[0] ^= 1;
+    std::fs::write(&file, content).unwrap();
+    assert_eq!(
+        house.run("backup check {}/taken --json").expect(1).json()[0]["error"]["code"],
+        "bad-backup"
+    );
+}
+
+#[test]
+fn a_stopped_authority_is_looked_at_without_a_daemon() {
+    let house = House::new();
+    house.take_a_backup();
+    let line = "doctor --directory {}/authority --high-water {}/high-water --json";
+    let checks = house.run(line).expect(3).json();
+    let health = |name: &str| {
+        let all = checks[0]["checks"].as_array().unwrap();
+        all.iter().find(|one| one["name"] == name).unwrap()["health"].clone()
+    };
+    assert_eq!(health("journal"), "good");
+    assert_eq!(health("issuing-certificate"), "bad");
+    assert_eq!(health("backup"), "warning");
+    assert!(house.fake.asked.lock().unwrap().is_empty(), "no daemon is asked");
+}
+
+#[test]
+fn the_two_logs_are_told_apart_by_their_help() {
+    let house = House::new();
+    let help = house.run("log --help").expect(0).stdout;
+    assert!(help.contains("transparency log"), "{help}");
+    assert!(help.contains("has nothing to do with the transparency log"), "{help}");
 }
 
 #[test]

@@ -7,6 +7,8 @@ use stoq_admin::api::VersionShown;
 use stoq_config::{Config, Placement, Surroundings};
 use stoq_memory::host_topology;
 
+use crate::clock::TestClock;
+
 /// The STOQ daemon: carries traffic between servers over mutually authenticated QUIC
 #[derive(Debug, Parser)]
 #[command(name = "stoqd", version, about, long_about = None)]
@@ -20,11 +22,12 @@ pub struct CommandLine {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve in the foreground; without a configuration file, a complete node on loopback
-    Run(ConfigFile),
+    Run(RunOptions),
     /// Parse, validate and show what `run` would do, without starting anything
     Check(ConfigFile),
     /// Show which worker would run on which core and NUMA node
     Topology(ConfigFile),
+    Signer(crate::signer::Signer),
     /// Print the commented default configuration: it is the manual
     DefaultConfig,
     /// Print the version
@@ -43,6 +46,18 @@ pub struct ConfigFile {
     pub config: Option<PathBuf>,
 }
 
+/// How the daemon runs
+#[derive(clap::Args, Clone, Debug)]
+pub struct RunOptions {
+    /// Where the configuration is
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// For tests: from FROM (seconds since 1970) on, certificates are judged and renewed by a clock that runs
+    /// RATE times as fast as the host's. Every node of the test needs the same.
+    #[arg(long, value_name = "FROM:RATE", hide = true)]
+    pub test_clock: Option<TestClock>,
+}
+
 /// The configuration and where things are
 pub struct Loaded {
     /// The configuration
@@ -51,6 +66,8 @@ pub struct Loaded {
     pub placement: Placement,
     /// The file
     pub file: Option<PathBuf>,
+    /// Whether the authority is to be as strict as in production
+    pub production: bool,
 }
 
 /// Reads configuration and environment
@@ -81,7 +98,7 @@ pub fn load(file: Option<PathBuf>) -> Result<Loaded, String> {
         home: home.as_deref(),
     };
     let placement = config.place(&surroundings).map_err(|error| error.to_string())?;
-    Ok(Loaded { config, placement, file })
+    Ok(Loaded { config, placement, file, production: environment.trustchain_production })
 }
 
 /// Version, commit where known at build time, and protocols

@@ -1,5 +1,5 @@
-//! Who this node is: its own authority's certificate, or the one it got by joining another node. Opening,
-//! renewing and switching; what is issued to whom is `stoq-trustchain`'s.
+//! Who this node is: its own authority's certificate, or the one it got by joining another node. Opening and
+//! switching; what is issued to whom is `stoq-trustchain`'s, and renewing is `rotation`'s.
 
 use std::net::SocketAddrV6;
 use std::path::{Path, PathBuf};
@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use stoq::NodeId;
+use stoq_trustchain::ca::IssuingAuthority;
+use stoq_trustchain::key_slots::{Found, KeySlots};
 use stoq_trustchain::node_identity::IdentityError;
-use stoq_trustchain::{Authority, Ipv6Subtree, NodeIdentity, Registry, Subject, TokenStore};
+use stoq_trustchain::signer::remote::RemoteSettings;
+use stoq_trustchain::signer::{KeyName, Pool, PoolSettings, RemoteSigner, Signer, SoftSettings};
+use stoq_trustchain::{Authority, Fingerprint, Ipv6Subtree, NodeIdentity, Subject, TokenStore};
 
-/// Remaining validity below which the node's own authority issues anew
-const RENEW_BELOW: Duration = Duration::from_secs(8 * 3_600);
-/// Remaining validity below which an operator is told that a joined node needs a new token
+/// Remaining validity below which an operator is told: by then a successor should long be here
 pub const WARN_BELOW: Duration = Duration::from_secs(6 * 3_600);
 
 /// Why there is no identity
@@ -27,9 +29,15 @@ pub enum OpenError {
     /// The tokens
     #[error(transparent)]
     Token(#[from] stoq_trustchain::token::TokenError),
-    /// The registry of enrolled nodes
+    /// The issuing authority
     #[error(transparent)]
-    Registry(#[from] stoq_trustchain::registry::RegistryError),
+    Issuing(#[from] stoq_trustchain::ca::IssuingError),
+    /// The keys of the authority
+    #[error(transparent)]
+    Keys(#[from] stoq_trustchain::signer::BackendError),
+    /// What signs with them
+    #[error(transparent)]
+    Signer(#[from] stoq_trustchain::signer::SignerError),
     /// The certificate's addresses
     #[error(transparent)]
     Subject(#[from] stoq_trustchain::profile::SubjectError),
@@ -46,12 +54,12 @@ pub enum OpenError {
 /// The authority of this node with its books
 #[derive(Clone, Debug)]
 pub struct OwnAuthority {
-    /// Issues
-    pub authority: Arc<Authority>,
+    /// Its certificate, root and key
+    pub authority: Arc<IssuingAuthority>,
+    /// What signs with its keys
+    pub signer: Arc<dyn Signer>,
     /// Join tokens
     pub tokens: Arc<TokenStore>,
-    /// Nodes that have joined
-    pub registry: Arc<Registry>,
     subject: Subject,
     directory: PathBuf,
 }
@@ -79,11 +87,45 @@ fn replaced_directory(state: &Path) -> PathBuf {
     state.join("joined.old")
 }
 
+impl Source {
+    /// The keys and certificates of this node, below its state directory
+    pub fn key_slots(&self, state: &Path) -> KeySlots {
+        KeySlots::of(match self {
+            Self::Own(own) => own.directory.clone(),
+            Self::Joined => joined_directory(state),
+        })
+    }
+
+    /// The certificates on disk that are this node's. Of its own authority those under another root or for
+    /// another name are from before: the node was renamed, or its authority was made anew.
+    pub fn find(&self, slots: &KeySlots, now: SystemTime) -> Result<Found, IdentityError> {
+        let mut found = slots.find(now)?;
+        let Self::Own(own) = self else { return Ok(found) };
+        let (root, node) = (own.authority.root_fingerprint(), own.subject.node());
+        let (ours, former): (Vec<_>, Vec<_>) = found.usable.into_iter().partition(|one| {
+            one.identity.root_fingerprint() == root && one.identity.identity().node == *node
+        });
+        found.usable = ours;
+        found.unusable.extend(former.into_iter().map(|one| {
+            (one.slot, IdentityError::WrongNode { expected: format!("{node} under root {root}") })
+        }));
+        Ok(found)
+    }
+
+    /// The root this node trusts
+    pub fn root(&self, state: &Path) -> Result<Fingerprint, IdentityError> {
+        match self {
+            Self::Own(own) => Ok(own.authority.root_fingerprint()),
+            Self::Joined => self.key_slots(state).root(),
+        }
+    }
+}
+
 /// What a node is at start
 pub struct Opened {
     /// Where its identity comes from
     pub source: Source,
-    /// The identity; a joined node whose certificate has ended has none until it joins again
+    /// The identity in force; none where it has ended, or is still to be issued by the own authority
     pub identity: Option<NodeIdentity>,
     /// Why there is none
     pub problem: Option<String>,
@@ -95,6 +137,7 @@ pub fn open(
     state: &Path,
     node: &NodeId,
     stoq_address: SocketAddrV6,
+    signer_socket: Option<&Path>,
     now: SystemTime,
 ) -> Result<Opened, OpenError> {
     let joined = joined_directory(state);
@@ -102,30 +145,62 @@ pub fn open(
         // The last join was cut off between its two renames.
         rename(&replaced_directory(state), &joined)?;
     }
-    match NodeIdentity::load(&joined, now) {
-        Ok(identity) => {
-            let identity = Some(identity);
-            return Ok(Opened { source: Source::Joined, identity, problem: None });
-        }
-        Err(IdentityError::Absent { .. }) => {}
-        Err(error) => {
-            let problem = Some(error.to_string());
-            return Ok(Opened { source: Source::Joined, identity: None, problem });
-        }
+    let slots = KeySlots::of(joined);
+    if slots.is_present() {
+        return Ok(opened(Source::Joined, &slots, now));
     }
     let directory = state.join("authority");
     private_directory(&directory)?;
-    let authority = Arc::new(Authority::open_or_create(&directory, Ipv6Subtree::ALL, now)?);
+    let signer = open_signer(&directory, signer_socket, now)?;
+    let authority = IssuingAuthority::load(&directory, signer.clone(), &KeyName::issuing(), now)?;
     let addresses = (!stoq_address.ip().is_unspecified()).then_some(*stoq_address.ip());
     let own = OwnAuthority {
-        authority,
+        authority: Arc::new(authority),
+        signer,
         tokens: Arc::new(TokenStore::open(&state.join("tokens"))?),
-        registry: Arc::new(Registry::open(&state.join("enrolled.json"))?),
         subject: Subject::new(node.clone(), addresses)?,
         directory: state.join("identity"),
     };
-    let identity = Some(own.identity(now)?);
-    Ok(Opened { source: Source::Own(own), identity, problem: None })
+    let source = Source::Own(own);
+    let slots = source.key_slots(state);
+    Ok(Opened { problem: None, ..opened(source, &slots, now) })
+}
+
+/// What signs for the authority: a process of its own where one is named, else keys in files. Only then is the
+/// root kept here too, made with the authority where there is none yet.
+fn open_signer(
+    directory: &Path,
+    socket: Option<&Path>,
+    now: SystemTime,
+) -> Result<Arc<dyn Signer>, OpenError> {
+    if let Some(socket) = socket {
+        let uid = std::os::unix::fs::MetadataExt::uid(
+            &std::fs::metadata(socket)
+                .map_err(|cause| OpenError::Directory { path: socket.to_owned(), cause })?,
+        );
+        let settings = RemoteSettings::new(socket.to_owned(), uid);
+        return Ok(Arc::new(RemoteSigner::connect(settings)?));
+    }
+    // Makes root and authority, and renews the authority's certificate while the root is at hand.
+    drop(Authority::open_or_create(directory, Ipv6Subtree::ALL, now)?);
+    let names = [KeyName::issuing(), KeyName::log()];
+    let keys = SoftSettings::read_or_create(directory, &names)?;
+    Ok(Arc::new(Pool::start(Arc::new(keys), PoolSettings::default())?))
+}
+
+/// What the certificates on disk make of the node
+fn opened(source: Source, slots: &KeySlots, now: SystemTime) -> Opened {
+    let found = match source.find(slots, now) {
+        Ok(found) => found,
+        Err(error) => return Opened { source, identity: None, problem: Some(error.to_string()) },
+    };
+    let identity = found.turns(now).0.map(|current| current.identity.clone());
+    let last = || {
+        let reason = found.unusable.last().map(|(_, error)| error.to_string());
+        reason.unwrap_or_else(|| "none is in force; look at the clock of this host".into())
+    };
+    let problem = identity.is_none().then(last);
+    Opened { source, identity, problem }
 }
 
 /// Where the next join makes its identity: empty, but for what an interrupted join under way left
@@ -160,20 +235,6 @@ fn rename(from: &Path, to: &Path) -> Result<(), OpenError> {
 }
 
 impl OwnAuthority {
-    /// The node's certificate: the one at hand while it lasts, a new one otherwise
-    pub fn identity(&self, now: SystemTime) -> Result<NodeIdentity, OpenError> {
-        private_directory(&self.directory)?;
-        let root = self.authority.root_fingerprint();
-        if let Ok(identity) = NodeIdentity::load(&self.directory, now)
-            && identity.root_fingerprint() == root
-            && identity.identity().node == *self.subject.node()
-            && identity.identity().not_after > now + RENEW_BELOW
-        {
-            return Ok(identity);
-        }
-        Ok(NodeIdentity::issue_local(&self.directory, &self.authority, &self.subject, now)?)
-    }
-
     /// The node and the addresses its certificate carries
     pub fn subject(&self) -> &Subject {
         &self.subject

@@ -3,35 +3,41 @@
 
 #![forbid(unsafe_code)]
 
+mod authority;
 mod backend;
 mod bridge;
+mod certifier;
+mod clock;
 mod command_line;
 mod copy;
 mod identity;
 mod logging;
+mod logs;
 mod measure;
 mod node;
 mod notify;
 mod peers;
 mod reload;
+mod revocation;
+mod rotation;
 mod services;
+mod signer;
 mod state;
 mod transfers;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Parser as _;
 use stoq_admin::{AdminSocket, ServerLimits, bind_metrics, serve, serve_metrics};
 use stoq_config::Role;
-use stoq_trustchain::enrollment::{EnrollmentServer, EnrollmentSettings};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use backend::Admin;
+use clock::NodeClock;
 use command_line::{Command, CommandLine, Loaded};
-use identity::Source;
 use node::{Node, Start};
 
 /// Memory freed by another thread than the one that made it returns without a lock
@@ -82,12 +88,16 @@ fn run(command: Command) -> Result<(), String> {
         Command::Topology(file) => {
             say(&command_line::topology(&command_line::load(file.config)?.config));
         }
-        Command::Run(file) => return serve_node(command_line::load(file.config)?),
+        Command::Signer(options) => return signer::serve(options),
+        Command::Run(options) => {
+            let clock = NodeClock::new(options.test_clock);
+            return serve_node(command_line::load(options.file.config)?, clock);
+        }
     }
     Ok(())
 }
 
-fn serve_node(loaded: Loaded) -> Result<(), String> {
+fn serve_node(loaded: Loaded, clock: NodeClock) -> Result<(), String> {
     let logging = logging::start(loaded.config.log.format, &loaded.config.log.filter)?;
     raise_descriptor_limit();
     stoq_memory::keep_freed_memory();
@@ -96,7 +106,7 @@ fn serve_node(loaded: Loaded) -> Result<(), String> {
         .thread_name("stoqd-services")
         .build()
         .map_err(|error| format!("the runtime could not be started: {error}"))?;
-    let outcome = runtime.block_on(serve_until_told(loaded, Arc::new(logging)));
+    let outcome = runtime.block_on(serve_until_told(loaded, clock, Arc::new(logging)));
     // Blocking work, such as a copy's file thread, is not waited for longer than this.
     runtime.shutdown_timeout(Duration::from_secs(2));
     outcome
@@ -112,12 +122,16 @@ fn raise_descriptor_limit() {
     }
 }
 
-async fn serve_until_told(loaded: Loaded, logging: Arc<logging::Logging>) -> Result<(), String> {
-    let Loaded { config, placement, file } = loaded;
+async fn serve_until_told(
+    loaded: Loaded,
+    clock: NodeClock,
+    logging: Arc<logging::Logging>,
+) -> Result<(), String> {
+    let Loaded { config, placement, file, production } = loaded;
     let socket = placement.admin_socket.clone();
     let metrics_address = config.listen.metrics;
     let admin_socket = AdminSocket::bind(&socket).map_err(|error| error.to_string())?;
-    let start = Start { config, config_file: file, placement, logging };
+    let start = Start { config, config_file: file, placement, logging, clock, production };
     // Starting blocks on the worker threads: off the runtime's own threads.
     let node = tokio::task::spawn_blocking(|| Node::start(start))
         .await
@@ -134,12 +148,21 @@ async fn serve_until_told(loaded: Loaded, logging: Arc<logging::Logging>) -> Res
     // Before anybody can see this node ready: a signal that comes then is heeded, not fatal.
     let signals = Signals::receive()?;
     let mut tasks = tokio::task::JoinSet::new();
-    start_enrollment(&node, &mut tasks, stopping())?;
+    if clock.wall() != stoq_interface::WallClock::Host {
+        tracing::warn!("a test's clock runs here: certificates are not judged by the host's");
+    }
+    if let Some(running) = &node.authority {
+        node.endpoint.serve_calls(running.answer());
+    }
+    start_https(&node, &mut tasks, stopping()).await?;
+    tasks.spawn(logs_until(Arc::clone(&node), stopping()));
+    tasks.spawn(rotation_until(Arc::clone(&node), stopping()));
+    tasks.spawn(revocations_until(Arc::clone(&node), stopping()));
     node.restore().await.map_err(|error| error.to_string())?;
     tasks.spawn(transfers_until(Arc::clone(&node), stopping()));
     tasks.spawn(measurements_until(Arc::clone(&node), stopping()));
-    tasks.spawn(certificates_until(Arc::clone(&node), stopping()));
-    let admin = Arc::new(Admin(Arc::clone(&node)));
+    let desk = node.authority.as_ref().map(|running| Arc::new(running.desk()));
+    let admin = Arc::new(Admin(Arc::clone(&node), desk));
     let limits = ServerLimits::default();
     tasks.spawn(serve(admin_socket, Arc::clone(&admin), limits.clone(), stopping()));
     if let Some(address) = metrics_address {
@@ -160,31 +183,26 @@ async fn serve_until_told(loaded: Loaded, logging: Arc<logging::Logging>) -> Res
     let _ = stop.send(true);
     while tasks.join_next().await.is_some() {}
     node.endpoint.stop();
+    if let Some(running) = &node.authority {
+        running.close().await;
+    }
     outcome
 }
 
-fn start_enrollment(
+/// Serves enrolment, EST and the authority's public files, where the configuration says so
+async fn start_https(
     node: &Arc<Node>,
     tasks: &mut tokio::task::JoinSet<()>,
     stopping: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), String> {
     let config = node.config.load_full();
-    let (Source::Own(own), Some(listen)) = (node.identities().source, config.listen.enrollment)
-    else {
+    let (Some(running), Some(listen)) = (&node.authority, config.listen.enrollment) else {
         return Ok(());
     };
     if !config.node.roles.contains(&Role::Trustchain) {
         return Ok(());
     }
-    let server = EnrollmentServer::bind(
-        EnrollmentSettings::new(listen),
-        own.subject().clone(),
-        own.authority,
-        own.tokens,
-        own.registry,
-        Arc::new(SystemTime::now),
-    )
-    .map_err(|error| error.to_string())?;
+    let server = running.serve_https(listen).await?;
     let bound = server.local_address();
     *node.enrollment.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(bound);
     tasks.spawn(server.run(stopping));
@@ -205,9 +223,23 @@ async fn measurements_until(node: Arc<Node>, stopping: impl Future<Output = ()>)
     }
 }
 
-async fn certificates_until(node: Arc<Node>, stopping: impl Future<Output = ()>) {
+async fn logs_until(node: Arc<Node>, stopping: impl Future<Output = ()>) {
     tokio::select! {
-        () = node.keep_certificate() => {}
+        () = logs::drive(node) => {}
+        () = stopping => {}
+    }
+}
+
+async fn rotation_until(node: Arc<Node>, stopping: impl Future<Output = ()>) {
+    tokio::select! {
+        () = rotation::drive(node) => {}
+        () = stopping => {}
+    }
+}
+
+async fn revocations_until(node: Arc<Node>, stopping: impl Future<Output = ()>) {
+    tokio::select! {
+        () = revocation::drive(node) => {}
         () = stopping => {}
     }
 }

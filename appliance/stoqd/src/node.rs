@@ -1,6 +1,7 @@
 //! The node: the composition of endpoint, identity, peers, services and copy, and what changes them while it
 //! runs. It builds snapshots; the data plane acts on them.
 
+use std::collections::VecDeque;
 use std::net::SocketAddrV6;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,19 +11,27 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use stoq::{
     Allow, ControlSnapshot, Endpoint, EndpointBuilder, IoPreference, NodeId, ServiceName,
-    StartError, WorkerPlan,
+    StartError, TrustAnchor, WorkerPlan,
 };
 use stoq_admin::api::{PeerSource, ServiceOrigin};
-use stoq_config::{Config, Cores, IoChoice, Placement, Target};
+use stoq_config::{Config, Cores, IoChoice, Placement, Role, Target};
+use stoq_interface::{Denied, Freshness, Pins, Transparency};
 use stoq_memory::host_topology;
-use stoq_trustchain::NodeIdentity;
+use stoq_trustchain::key_slots::KeySlots;
+use stoq_trustchain::{EnrolledNode, Fingerprint, NodeIdentity};
 use stoq_udp::SocketError;
+use tokio::sync::watch;
 
+use crate::authority::{AuthorityProblem, Opening, OwnCertifier, Running, certify_first};
+use crate::certifier::{Certifier, RemoteCertifier};
+use crate::clock::NodeClock;
 use crate::copy::Roots;
 use crate::identity::{self, OpenError, Source};
 use crate::logging::Logging;
 use crate::measure::{self, Measurements};
 use crate::peers::Peers;
+use crate::revocation::Lists;
+use crate::rotation::{Notice, RotationHandle};
 use crate::services::Services;
 use crate::state::{State, StateError};
 
@@ -30,8 +39,10 @@ use crate::state::{State, StateError};
 const PORT_PATIENCE: Duration = Duration::from_secs(3);
 /// Time between two tries for the port: the kernel announces nothing
 const PORT_POLL: Duration = Duration::from_millis(50);
-/// Interval at which the node looks at its certificate
-const CERTIFICATE_CHECK: Duration = Duration::from_secs(60);
+/// Changes of the certificate that are remembered: connections that old have long been replaced
+const SERIALS: usize = 64;
+/// Issuing authorities that are trusted at one time: the one of each certificate that is kept
+const ANCHORS: usize = 16;
 
 /// Why the node does not start
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +63,9 @@ pub enum NodeError {
     /// The identity
     #[error("identity: {0}")]
     Identity(#[from] OpenError),
+    /// The authority
+    #[error("certificate authority: {0}")]
+    Authority(#[from] AuthorityProblem),
     /// What an operator changed earlier
     #[error(transparent)]
     State(#[from] StateError),
@@ -75,6 +89,18 @@ pub struct Identities {
     pub identity: Option<NodeIdentity>,
     /// Why there is none
     pub problem: Option<String>,
+    /// Whom the certificate names, in force or not
+    pub name: Option<NodeId>,
+}
+
+/// What peers are held to, beside the authorities that come with the node's own certificate
+#[derive(Clone, Debug, Default)]
+struct Trust {
+    anchors: Vec<TrustAnchor>,
+    transparency: Transparency,
+    denied: Arc<Denied>,
+    pins: Option<Arc<Pins>>,
+    freshness: Option<Freshness>,
 }
 
 /// A running node
@@ -99,9 +125,22 @@ pub struct Node {
     pub logging: Arc<Logging>,
     /// Since when
     pub started_at: SystemTime,
+    /// What time it is
+    pub clock: NodeClock,
+    /// The node's own authority, where it had one when it started
+    pub authority: Option<Running>,
+    /// The way to the driver of rotation
+    pub rotation: Arc<RotationHandle>,
     /// The address of enrolment, once bound
     pub enrollment: Mutex<Option<SocketAddrV6>>,
     identities: Mutex<Identities>,
+    /// Counts changes of where the identity comes from
+    identity_changed: watch::Sender<u64>,
+    trust: Mutex<Trust>,
+    /// The certificate in force from an epoch on
+    serials: Mutex<VecDeque<(u64, String)>>,
+    /// One snapshot is composed and published at a time, so that none overtakes another
+    publishing: Mutex<()>,
     roots: ArcSwap<Roots>,
     epoch: AtomicU64,
     draining: AtomicBool,
@@ -120,30 +159,60 @@ pub struct Start {
     pub placement: Placement,
     /// The log filter
     pub logging: Arc<Logging>,
+    /// What time it is
+    pub clock: NodeClock,
+    /// Whether the authority is as strict as in production
+    pub production: bool,
 }
 
 impl Node {
     /// Opens state and identity and starts the workers. Services come with [`Self::restore`].
     pub fn start(start: Start) -> Result<Arc<Self>, NodeError> {
-        let Start { config, config_file, placement, logging } = start;
+        let Start { config, config_file, placement, logging, clock, production } = start;
         let directory = &placement.state_directory;
         identity::private_directory(directory)?;
         let state_lock = lock(directory)?;
-        let now = SystemTime::now();
-        let identity::Opened { source, identity, problem } =
-            identity::open(directory, &placement.node, config.listen.stoq, now)?;
-        if let Some(problem) = &problem {
-            tracing::error!(problem, "no session is possible until this node joins again");
-        }
+        let now = clock.now();
+        let identity::Opened { source, identity, problem } = {
+            let signer = config.trust.signer_socket.as_deref();
+            identity::open(directory, &placement.node, config.listen.stoq, signer, now)?
+        };
         let state = State::open(directory.join("operator.json"))?;
         let roots = Roots::new(config.copy.roots.clone())?;
-        let snapshot = compose(&config, identity.as_ref(), Default::default(), 1);
+        let serves = config.node.roles.contains(&Role::Trustchain);
+        let https = config.listen.enrollment.filter(|_| serves);
+        let authority = match &source {
+            Source::Own(own) => {
+                Some(Running::open(&Opening { own, state: directory, https, production, clock })?)
+            }
+            Source::Joined => None,
+        };
+        let slots = source.key_slots(directory);
+        let (identity, problem) = match (&source, &authority, identity) {
+            (Source::Own(own), Some(running), None) => {
+                let first = certify_first(running, own, &slots, clock).map_err(|declined| {
+                    let reason = declined.reason;
+                    NodeError::Service(format!("this node has no certificate: {reason}"))
+                })?;
+                (Some(first), None)
+            }
+            (_, _, identity) => (identity, problem),
+        };
+        let transparency = authority.as_ref().map(Running::transparency).unwrap_or_default();
+        let trust = Trust { transparency, ..Trust::default() };
+        let mut snapshot = compose(&config, identity.as_ref(), &trust, Default::default(), 1);
+        snapshot.clock = clock.wall();
+        let serial = identity.as_ref().map(|one| (1, one.identity().serial.clone()));
+        let name = slots.named();
         let builder = Endpoint::builder()
             .listen(config.listen.stoq)
             .workers(plan(&config))
             .snapshot(snapshot);
         let endpoint = build_patiently(&builder)?;
         demand_ring(&config, &endpoint)?;
+        if let Some(problem) = &problem {
+            tracing::error!(problem, "no session is possible until this node has a certificate");
+        }
         let peers = Arc::new(Peers::new(endpoint.clone()));
         Ok(Arc::new(Self {
             services: Services::new(endpoint.clone(), Arc::clone(&peers)),
@@ -155,9 +224,16 @@ impl Node {
             config: ArcSwap::from_pointee(config),
             config_file,
             logging,
-            started_at: now,
+            started_at: SystemTime::now(),
+            clock,
+            authority,
+            rotation: Arc::default(),
             enrollment: Mutex::new(None),
-            identities: Mutex::new(Identities { source, identity, problem }),
+            identities: Mutex::new(Identities { source, identity, problem, name }),
+            identity_changed: watch::Sender::new(0),
+            trust: Mutex::new(trust),
+            serials: Mutex::new(serial.into_iter().collect()),
+            publishing: Mutex::new(()),
             roots: ArcSwap::from_pointee(roots),
             epoch: AtomicU64::new(1),
             draining: AtomicBool::new(false),
@@ -168,8 +244,13 @@ impl Node {
 
     /// This node's name, as its certificate says
     pub fn name(&self) -> NodeId {
-        let identity = self.identities().identity;
-        identity.map_or_else(|| self.placement.node.clone(), |one| one.identity().node.clone())
+        let Identities { source, identity, name, .. } = self.identities();
+        let named = identity.map(|one| one.identity().node.clone());
+        let joined = match source {
+            Source::Joined => name,
+            Source::Own(_) => None,
+        };
+        named.or(joined).unwrap_or_else(|| self.placement.node.clone())
     }
 
     /// Who this node is now
@@ -259,10 +340,8 @@ impl Node {
         for source in [PeerSource::Config, PeerSource::Enrolled, PeerSource::Added] {
             self.peers.remove_source(source);
         }
-        if let Source::Own(own) = self.identities().source {
-            for node in own.registry.nodes_by_name() {
-                self.peers.insert(node.node, node.address, PeerSource::Enrolled);
-            }
+        for node in self.enrolled() {
+            self.peers.insert(node.node, node.address, PeerSource::Enrolled);
         }
         for peer in self.state.read().peers {
             match NodeId::new(&peer.node) {
@@ -277,24 +356,187 @@ impl Node {
 
     /// Notices nodes that have joined since
     pub fn refresh_enrolled(&self) {
-        if let Source::Own(own) = self.identities().source {
-            for node in own.registry.nodes_by_name() {
-                let known = self.peers.get(&node.node);
-                if known.is_none_or(|(_, source)| source == PeerSource::Enrolled) {
-                    self.peers.insert(node.node, node.address, PeerSource::Enrolled);
-                }
+        for node in self.enrolled() {
+            let known = self.peers.get(&node.node);
+            if known.is_none_or(|(_, source)| source == PeerSource::Enrolled) {
+                self.peers.insert(node.node, node.address, PeerSource::Enrolled);
             }
         }
     }
 
     /// Puts what is now configured, published and known into force
     pub fn publish_snapshot(&self) -> u64 {
+        let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let config = self.config.load_full();
-        let identities = self.identities();
-        let epoch = self.epoch.fetch_add(1, Ordering::AcqRel) + 1;
+        let identity = self.identities().identity;
+        let trust = self.trust.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let epoch = self.epoch.load(Ordering::Acquire) + 1;
         let services = self.services.table();
-        self.endpoint.publish(compose(&config, identities.identity.as_ref(), services, epoch));
+        let mut snapshot = compose(&config, identity.as_ref(), &trust, services, epoch);
+        snapshot.clock = self.clock.wall();
+        if let Some(identity) = &identity {
+            self.remember_serial(epoch, &identity.identity().serial);
+        }
+        self.endpoint.publish(snapshot);
+        self.epoch.store(epoch, Ordering::Release);
         epoch
+    }
+
+    fn remember_serial(&self, epoch: u64, serial: &str) {
+        let mut serials = self.serials.lock().unwrap_or_else(PoisonError::into_inner);
+        if serials.back().is_none_or(|(_, last)| last != serial) {
+            serials.push_back((epoch, serial.to_owned()));
+        }
+        if serials.len() > SERIALS {
+            serials.pop_front();
+        }
+    }
+
+    /// The certificate that handshakes presented under an epoch
+    pub fn serial_of_epoch(&self, epoch: u64) -> Option<String> {
+        let serials = self.serials.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = serials.iter().rev().find(|(since, _)| *since <= epoch);
+        at.map(|(_, serial)| serial.clone())
+    }
+
+    /// The certificate in force
+    pub fn serial(&self) -> Option<String> {
+        self.identities().identity.map(|one| one.identity().serial.clone())
+    }
+
+    /// This node's keys and certificates on disk
+    pub fn key_slots(&self) -> KeySlots {
+        self.identities().source.key_slots(&self.placement.state_directory)
+    }
+
+    /// The root this node trusts
+    pub fn trusted_root(&self) -> Option<Fingerprint> {
+        self.identities().source.root(&self.placement.state_directory).ok()
+    }
+
+    /// Who issues this node's certificates, and by which names
+    pub fn certifier(&self) -> (Arc<dyn Certifier>, Vec<String>) {
+        if let (Source::Own(own), Some(running)) = (self.identities().source, &self.authority) {
+            let name = own.subject().node().to_string();
+            return (Arc::new(OwnCertifier::new(own, running.ca.clone())), vec![name]);
+        }
+        let names = self.authorities().iter().map(ToString::to_string).collect();
+        let (peers, address) = (Arc::clone(&self.peers), self.endpoint.local_address());
+        (Arc::new(RemoteCertifier::new(peers, self.clock, address)), names)
+    }
+
+    /// The authorities on other nodes that renew this one's certificate, in the order in which they are asked
+    pub fn authorities(&self) -> Vec<NodeId> {
+        let configured = self.config.load().trust.authorities.clone();
+        if !configured.is_empty() {
+            return configured;
+        }
+        let issuer = self.state.read().issuer;
+        issuer.and_then(|name| NodeId::new(&name).ok()).into_iter().collect()
+    }
+
+    /// Where deny-lists come from; `None` where there is nobody to ask
+    pub fn lists(&self) -> Option<Lists> {
+        match self.identities().source {
+            Source::Own(own) => {
+                let running = self.authority.as_ref()?;
+                Some(Lists::Own(own.subject().node().clone(), running.revocations.clone()))
+            }
+            Source::Joined => {
+                let authorities = self.authorities();
+                (!authorities.is_empty()).then_some(Lists::Remote(authorities))
+            }
+        }
+    }
+
+    /// Changes when the node has another identity or another issuer, not with each new certificate
+    pub fn identity_changed(&self) -> watch::Receiver<u64> {
+        self.identity_changed.subscribe()
+    }
+
+    /// Puts another certificate of the same node into force: handshakes from now on present it, in both roles
+    pub fn present(&self, identity: NodeIdentity) {
+        let issuer_changed = {
+            let mut identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+            let issuer = identities.identity.as_ref().map(NodeIdentity::issuing_der);
+            let changed = issuer != Some(identity.issuing_der());
+            identities.name = Some(identity.identity().node.clone());
+            identities.identity = Some(identity);
+            identities.problem = None;
+            changed
+        };
+        self.publish_snapshot();
+        if issuer_changed {
+            self.identity_changed.send_modify(|count| *count += 1);
+        }
+    }
+
+    fn change_trust(&self, change: impl FnOnce(&mut Trust) -> bool) -> u64 {
+        let changed = change(&mut self.trust.lock().unwrap_or_else(PoisonError::into_inner));
+        if changed { self.publish_snapshot() } else { self.epoch() }
+    }
+
+    /// Accepts the leaves of the authority behind a certificate, beside those trusted before
+    pub fn trust_anchors_of(&self, identity: &NodeIdentity) {
+        self.change_trust(|trust| {
+            let before = trust.anchors.len();
+            for anchor in identity.trust() {
+                if !trust.anchors.contains(&anchor) {
+                    trust.anchors.push(anchor);
+                }
+            }
+            let over = trust.anchors.len().saturating_sub(ANCHORS);
+            trust.anchors.drain(..over);
+            trust.anchors.len() != before || over > 0
+        });
+    }
+
+    /// What peers are held to where the node's own authority certifies it
+    pub fn own_transparency(&self) -> Option<Transparency> {
+        match self.identities().source {
+            Source::Own(_) => self.authority.as_ref().map(Running::transparency),
+            Source::Joined => None,
+        }
+    }
+
+    /// Holds peers to these logs from now on
+    pub fn set_transparency(&self, transparency: Transparency) {
+        self.change_trust(|trust| {
+            let changed = trust.transparency != transparency;
+            trust.transparency = transparency;
+            changed
+        });
+    }
+
+    /// The nodes that have enrolled with this node's own authority
+    fn enrolled(&self) -> Vec<EnrolledNode> {
+        match (self.identities().source, &self.authority) {
+            (Source::Own(own), Some(running)) => {
+                let name = own.subject().node();
+                running.ca.nodes().into_iter().filter(|one| one.node != *name).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Refuses these from now on and closes the connections on which they are shown; the epoch that says so
+    pub fn set_denied(&self, denied: Denied) -> u64 {
+        self.change_trust(|trust| {
+            let changed = *trust.denied != denied;
+            if changed {
+                trust.denied = Arc::new(denied);
+            }
+            changed
+        })
+    }
+
+    /// Until when new connections may go by the deny-list; `None` for ever
+    pub fn set_freshness(&self, freshness: Option<Freshness>) {
+        self.change_trust(|trust| {
+            let changed = trust.freshness != freshness;
+            trust.freshness = freshness;
+            changed
+        });
     }
 
     /// The epoch in force
@@ -304,9 +546,14 @@ impl Node {
 
     /// Takes on another identity: handshakes from now on use it
     pub fn adopt(&self, source: Source, identity: NodeIdentity) {
+        let name = Some(identity.identity().node.clone());
         *self.identities.lock().unwrap_or_else(PoisonError::into_inner) =
-            Identities { source, identity: Some(identity), problem: None };
+            Identities { source, identity: Some(identity), problem: None, name };
+        // What the former authorities said about other nodes is nothing here.
+        *self.trust.lock().unwrap_or_else(PoisonError::into_inner) = Trust::default();
         self.publish_snapshot();
+        self.identity_changed.send_modify(|count| *count += 1);
+        self.rotation.tell(Notice::BeginAgain);
     }
 
     /// The directories of the copy service
@@ -317,38 +564,6 @@ impl Node {
     /// Takes over other directories for the copy service
     pub fn set_roots(&self, roots: Roots) {
         self.roots.store(Arc::new(roots));
-    }
-
-    /// Renews the certificate of a node that is its own authority; warns where that is not so
-    pub async fn keep_certificate(self: Arc<Self>) {
-        let mut warned = false;
-        loop {
-            tokio::time::sleep(CERTIFICATE_CHECK).await;
-            let Identities { source, identity, .. } = self.identities();
-            let now = SystemTime::now();
-            let Some(identity) = identity else { continue };
-            let serial = identity.identity().serial.clone();
-            match source {
-                Source::Own(own) => match own.identity(now) {
-                    Ok(fresh) if fresh.identity().serial != serial => {
-                        tracing::info!(serial = fresh.identity().serial, "certificate renewed");
-                        self.adopt(Source::Own(own), fresh);
-                    }
-                    Ok(_) => {}
-                    Err(error) => tracing::error!(%error, "the certificate could not be renewed"),
-                },
-                Source::Joined => {
-                    let low = identity.identity().not_after < now + identity::WARN_BELOW;
-                    if low && !warned {
-                        tracing::warn!(
-                            "this node's certificate ends soon and is not renewed by itself; join \
-                             again with a new token"
-                        );
-                    }
-                    warned = low;
-                }
-            }
-        }
     }
 
     /// Whether the node is going away
@@ -448,6 +663,7 @@ pub fn allow_texts(allow: &Allow) -> Vec<String> {
 fn compose(
     config: &Config,
     identity: Option<&NodeIdentity>,
+    trust: &Trust,
     mut services: std::collections::BTreeMap<ServiceName, Allow>,
     epoch: u64,
 ) -> ControlSnapshot {
@@ -461,11 +677,18 @@ fn compose(
     {
         services.insert(name, Allow::AnyEnrolled);
     }
+    let mut anchors = identity.map(NodeIdentity::trust).unwrap_or_default();
+    let further = trust.anchors.iter().filter(|anchor| !anchors.contains(anchor));
+    anchors.extend(further.cloned().collect::<Vec<_>>());
     ControlSnapshot {
         epoch,
         identity: identity.map(|identity| identity.identity().clone()),
-        trust: identity.map(NodeIdentity::trust).unwrap_or_default(),
-        denied_serials: Default::default(),
+        trust: anchors,
+        transparency: trust.transparency.clone(),
+        denied: Arc::clone(&trust.denied),
+        pins: trust.pins.clone(),
+        deny_list_freshness: trust.freshness.clone(),
+        clock: Default::default(),
         services,
         limits: config.limits(),
         transport: config.transport(),

@@ -19,6 +19,7 @@ pub fn merge(current: &Config, next: &Config) -> Config {
         attachments: next.attachments.clone(),
         peers: next.peers.clone(),
         copy: next.copy.clone(),
+        trust: current.trust.clone(),
         log: stoq_config::Log { format: current.log.format, filter: next.log.filter.clone() },
     }
 }

@@ -77,6 +77,7 @@ pub struct Node {
     ports: Ports,
     child: Option<Child>,
     directory: TempDir,
+    test_clock: Option<String>,
 }
 
 impl Node {
@@ -91,7 +92,8 @@ impl Node {
     pub fn prepare(name: &str, options: &Options) -> Self {
         let prefix = format!("stoq-test-{name}-");
         let directory = tempfile::Builder::new().prefix(&prefix).tempdir().expect("a directory");
-        let node = Self { name: name.into(), ports: Ports::choose(), child: None, directory };
+        let (ports, test_clock) = (Ports::choose(), options.test_clock.clone());
+        let node = Self { name: name.into(), ports, child: None, directory, test_clock };
         node.configure(options);
         node
     }
@@ -109,6 +111,7 @@ impl Node {
         let child = Command::new(program("stoqd"))
             .args(["run", "--config"])
             .arg(self.config())
+            .args(self.test_clock.iter().flat_map(|clock| ["--test-clock", clock]))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

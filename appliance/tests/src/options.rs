@@ -22,6 +22,8 @@ pub struct Options {
     pub transport: String,
     /// Further sections
     pub more: String,
+    /// `stoqd run --test-clock`: FROM:RATE
+    pub test_clock: Option<String>,
 }
 
 impl Default for Options {
@@ -32,6 +34,7 @@ impl Default for Options {
             log_filter: "info".into(),
             transport: String::new(),
             more: String::new(),
+            test_clock: None,
         }
     }
 }

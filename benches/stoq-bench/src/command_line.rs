@@ -41,6 +41,11 @@ pub enum Command {
     Scale(Box<scale::ScaleArgs>),
     /// Full speed for a long time with every connection replaced again and again
     Soak(Box<soak::SoakArgs>),
+    /// Measure the control plane: certificates a second, their latency, the log, revocation
+    Control(crate::control::ControlArgs),
+    /// The part of a control run whose keys are in SoftHSM
+    #[command(hide = true)]
+    ControlToken(crate::control::ControlTokenArgs),
     /// Compare recorded runs, or run two loads in turn and compare those
     Compare(CompareArgs),
     /// Measure other stacks and tunnels beside this one, in interleaved pairs

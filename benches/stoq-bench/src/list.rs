@@ -48,10 +48,11 @@ impl Need {
 }
 
 /// What each subcommand needs; one that is not here has not said it
-const NEEDS: [(&str, Need); 16] = [
+const NEEDS: [(&str, Need); 17] = [
     ("ablate", Need::TwoProcessors),
     ("ceiling", Need::TwoProcessors),
     ("compare", Need::Records),
+    ("control", Need::Nothing),
     ("fingerprint", Need::Nothing),
     ("handshake", Need::TwoProcessors),
     ("identity", Need::Nothing),

@@ -11,6 +11,7 @@ mod bounds;
 mod ceiling;
 mod command_line;
 mod compare;
+mod control;
 mod digest;
 mod exchange;
 mod handshake;
@@ -73,6 +74,8 @@ fn act(command: Command) -> Result<ExitCode, Failure> {
         Command::Handshake(args) => return Ok(verdict(handshake::run(&args)?.is_sound())),
         Command::Scale(args) => return Ok(verdict(scale::run(&args)?.is_sound())),
         Command::Soak(args) => return Ok(verdict(soak::run(&args)?.is_sound())),
+        Command::Control(args) => return Ok(verdict(control::run(&args)?.is_sound())),
+        Command::ControlToken(args) => control::run_token(&args)?,
         Command::Ceiling(args) => measure(&args)?,
         Command::Compare(args) => compare::run(&args)?,
         Command::Peers(args) => return peers::run(&args),

@@ -9,6 +9,7 @@ mod client;
 mod error;
 mod listen;
 mod metrics;
+mod pem;
 mod server;
 mod text;
 
@@ -17,5 +18,8 @@ pub use client::{Client, ClientError};
 pub use error::{ApiError, ExitCode};
 pub use listen::{AdminSocket, BindError, bind_metrics};
 pub use metrics::{MetricsError, NodeGauges, render as render_metrics};
+pub use pem::{PemError, decode_pem, encode_pem};
 pub use server::{ServerLimits, serve, serve_metrics};
-pub use text::{ANY_ENROLLED, Id, parse_allow, parse_duration, parse_remote_address, show_allow};
+pub use text::{
+    ANY_ENROLLED, Id, parse_allow, parse_duration, parse_remote_address, show_allow, show_time,
+};

@@ -108,6 +108,11 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(milliseconds_per_unit).map(Duration::from_millis).ok_or_else(wrong)
 }
 
+/// Writes a point in time as the admin interface does: RFC 3339, whole seconds, UTC
+pub fn show_time(time: std::time::SystemTime) -> String {
+    timestamp::show(time).unwrap_or_else(|problem| problem)
+}
+
 /// Serde for a value by its `Display` and `FromStr`
 pub(crate) mod plain {
     use super::*;

@@ -11,6 +11,7 @@ use boring::error::ErrorStack;
 use boring::sha::sha256;
 use boring::x509::X509;
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 
@@ -18,6 +19,9 @@ use crate::files;
 
 /// Size of the largest certificate file that is read
 const CERTIFICATE_FILE_LIMIT_BYTES: u64 = 64 << 10;
+
+/// id-ad-caIssuers
+const CA_ISSUERS: &str = "1.3.6.1.5.5.7.48.2";
 
 /// Why a certificate could not be read or written
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +127,23 @@ pub fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertificateError> {
 pub fn serial_text(certificate: &X509Certificate<'_>) -> String {
     let octets = certificate.raw_serial();
     hex(&octets[octets.iter().take_while(|octet| **octet == 0).count()..])
+}
+
+/// Where a certificate says that its issuer's certificate is (RFC 5280 section 4.2.2.1)
+pub fn issuer_uris(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let access =
+        certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::AuthorityInfoAccess(access) => Some(access),
+            _ => None,
+        });
+    let descriptions = access.map(|access| access.accessdescs.as_slice()).unwrap_or_default();
+    let uris = descriptions.iter().filter_map(|one| match &one.access_location {
+        GeneralName::URI(uri) if one.access_method.to_id_string() == CA_ISSUERS => {
+            Some((*uri).to_owned())
+        }
+        _ => None,
+    });
+    uris.collect()
 }
 
 /// First and last instant of validity, both included (RFC 5280 section 4.1.2.5)

@@ -6,8 +6,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use boring::bn::BigNumContext;
-use boring::ec::{EcGroup, EcKey, PointConversionForm};
+use boring::bn::{BigNum, BigNumContext};
+use boring::ec::{EcGroup, EcKey, EcPoint, PointConversionForm};
 use boring::error::ErrorStack;
 use boring::nid::Nid;
 use boring::pkey::{PKey, PKeyRef, Private};
@@ -145,6 +145,27 @@ impl KeyPair {
     /// The public point, uncompressed (SEC 1 section 2.3.3)
     pub fn public_point(&self) -> &[u8] {
         &self.point
+    }
+
+    /// A key by its private scalar, the highest octet first
+    pub(crate) fn from_scalar(kind: KeyKind, scalar: &[u8]) -> Result<Self, KeyError> {
+        let group = EcGroup::from_curve_name(kind.nid())?;
+        let mut context = BigNumContext::new()?;
+        let scalar = BigNum::from_slice(scalar)?;
+        let mut point = EcPoint::new(&group)?;
+        point.mul_generator(&group, &scalar, &mut context)?;
+        // Checks range and point.
+        let key = EcKey::from_private_components(&group, &scalar, &point)?;
+        Self::from_ec_key(key, kind)
+    }
+
+    /// The private scalar, the highest octet first, as long as the curve's order
+    pub(crate) fn scalar(&self) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+        let length = match self.kind {
+            KeyKind::P256 => 32,
+            KeyKind::P384 => 48,
+        };
+        Ok(Zeroizing::new(self.key.ec_key()?.private_key().to_vec_padded(length)?))
     }
 
     /// The key as BoringSSL holds it

@@ -1,16 +1,22 @@
 //! Identity: roots, issuing authorities, node certificates and the enrolment of a node with a one-time join
 //! token; rotation, revocation, pins and the transparency log. Time is passed in; configuration and
-//! environment are read elsewhere. Hardware signers are a later room of this crate and are not here.
+//! environment are read elsewhere. Keys may be in a token or in a process of their own (`signer`).
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod authority;
+pub mod backup;
+pub mod ca;
+pub mod calls;
 pub mod certificate;
 pub mod chain;
 pub mod csr;
 pub mod enrollment;
 mod files;
+pub mod http;
 pub mod issue;
+pub mod key_slots;
 pub mod keys;
 pub mod ledger;
 mod lint;

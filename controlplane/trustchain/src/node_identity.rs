@@ -16,6 +16,7 @@ use crate::files;
 use crate::issue::IssueError;
 use crate::keys::{KeyError, KeyKind, KeyPair};
 use crate::profile::{NODE, Subject};
+use crate::rotation::CertificateFacts;
 
 const KEY_FILE: &str = "node.key";
 const CHAIN_FILE: &str = "node.pem";
@@ -81,8 +82,9 @@ pub enum IdentityError {
 #[derive(Clone, Debug)]
 pub struct NodeIdentity {
     identity: Identity,
+    not_before: SystemTime,
     anchor: TrustAnchor,
-    root_fingerprint: Fingerprint,
+    root_der: Vec<u8>,
 }
 
 /// The certificates of an identity before they are stored
@@ -95,6 +97,18 @@ pub(crate) struct Certificates<'a> {
 impl NodeIdentity {
     /// Loads and verifies the identity in `directory`
     pub fn load(directory: &Path, now: SystemTime) -> Result<Self, IdentityError> {
+        Self::load_at(directory, |_leaf_der| Ok(now))
+    }
+
+    /// Loads an identity that may begin later: it is verified at its own beginning then
+    pub(crate) fn load_staged(directory: &Path, now: SystemTime) -> Result<Self, IdentityError> {
+        Self::load_at(directory, |leaf_der| staged(leaf_der, now))
+    }
+
+    fn load_at(
+        directory: &Path,
+        at: impl FnOnce(&[u8]) -> Result<SystemTime, IdentityError>,
+    ) -> Result<Self, IdentityError> {
         let chain = directory.join(CHAIN_FILE);
         if !chain.exists() {
             return Err(IdentityError::Absent { path: directory.to_owned() });
@@ -104,7 +118,7 @@ impl NodeIdentity {
         let root_der = certificate::read_pem(&directory.join(ROOT_FILE))?;
         let found =
             Certificates { leaf_der: &leaf_der, issuing_der: &issuing_der, root_der: &root_der };
-        Self::verify(directory, &key, &found, now)
+        Self::verify(directory, &key, &found, at(&leaf_der)?)
     }
 
     /// Issues this host's own certificate where the authority runs, with the key kept in `directory`
@@ -124,6 +138,18 @@ impl NodeIdentity {
         };
         let pinned = authority.root_fingerprint();
         Self::store(directory, subject.node(), &certificates, &pinned, now)
+    }
+
+    /// Stores certificates that may begin later: they are verified at their own beginning then
+    pub(crate) fn store_staged(
+        directory: &Path,
+        node: &NodeId,
+        certificates: &Certificates<'_>,
+        pinned: &Fingerprint,
+        now: SystemTime,
+    ) -> Result<Self, IdentityError> {
+        let at = staged(certificates.leaf_der, now)?;
+        Self::store(directory, node, certificates, pinned, at)
     }
 
     /// Verifies certificates for the key in `directory` and stores them; nothing is written that would not load
@@ -162,7 +188,31 @@ impl NodeIdentity {
 
     /// The root behind them
     pub fn root_fingerprint(&self) -> Fingerprint {
-        self.root_fingerprint
+        Fingerprint::of(&self.root_der)
+    }
+
+    /// The root's certificate
+    pub fn root_der(&self) -> &[u8] {
+        &self.root_der
+    }
+
+    /// The certificate of the authority that issued the node's
+    pub fn issuing_der(&self) -> &[u8] {
+        &self.anchor.certificate_der
+    }
+
+    /// The node's certificate
+    pub fn leaf_der(&self) -> &[u8] {
+        self.identity.chain_der.first().map_or(&[], Vec::as_slice)
+    }
+
+    /// What rotation knows of the node's certificate
+    pub fn facts(&self) -> CertificateFacts {
+        CertificateFacts {
+            serial: self.identity.serial.clone(),
+            not_before: self.not_before,
+            not_after: self.identity.not_after,
+        }
     }
 
     fn verify(
@@ -181,7 +231,7 @@ impl NodeIdentity {
         }
         let node = named_node(&leaf)
             .ok_or_else(|| IdentityError::WrongNode { expected: "<any>".to_owned() })?;
-        let (_, not_after) = certificate::validity(&leaf)?;
+        let (not_before, not_after) = certificate::validity(&leaf)?;
         let (from, until) = certificate::validity(&certificate::parse(issuing_der)?)?;
         Ok(Self {
             identity: Identity {
@@ -196,9 +246,16 @@ impl NodeIdentity {
                 not_before: from,
                 not_after: until,
             },
-            root_fingerprint: Fingerprint::of(root_der),
+            not_before,
+            root_der: root_der.to_vec(),
         })
     }
+}
+
+/// When a certificate that may begin later is to be judged: now, or at its beginning
+fn staged(leaf_der: &[u8], now: SystemTime) -> Result<SystemTime, IdentityError> {
+    let (not_before, _) = certificate::validity(&certificate::parse(leaf_der)?)?;
+    Ok(now.max(not_before))
 }
 
 /// The node's key, made where there is none: durable and private before anything is asked for with it
@@ -206,6 +263,11 @@ pub(crate) fn prepare_key(directory: &Path) -> Result<KeyPair, IdentityError> {
     files::create_directory(directory)
         .map_err(|source| IdentityError::Io { path: directory.to_owned(), source })?;
     Ok(KeyPair::load_or_create(&directory.join(KEY_FILE), KeyKind::P256)?)
+}
+
+/// The node that a certificate names, verified or not
+pub(crate) fn named_in(leaf_der: &[u8]) -> Option<NodeId> {
+    named_node(&certificate::parse(leaf_der).ok()?)
 }
 
 /// The node in the one SPIFFE URI

@@ -15,6 +15,13 @@ use crate::files;
 use crate::keys::{KeyError, KeyKind, KeyPair};
 use crate::signer::{key_identifier, key_identifier_method};
 
+mod shamir;
+mod share;
+mod shared;
+
+pub use share::{Passphrase, SHARES_LIMIT, ShareError, ShareHeader};
+pub use shared::{Shares, init_shared_root, open_shared_root};
+
 /// Ten years
 const LIFETIME: Duration = Duration::from_secs(3_652 * 24 * 3_600);
 const KEY_FILE: &str = "root.key";
@@ -37,6 +44,19 @@ pub enum RootError {
         /// The directory
         path: PathBuf,
     },
+    /// A root's key where it does not belong
+    #[error(
+        "{path}: the root's key lies on the node, and production refuses that: whoever takes the node takes the \
+         mesh. Make a root elsewhere (`stoqctl root init --offline --shares 5 --threshold 3`), have it sign this \
+         authority, and remove this directory"
+    )]
+    OnNode {
+        /// The directory
+        path: PathBuf,
+    },
+    /// A share of the key
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// The file system refused
     #[error("{path}: {source}")]
     Io {
@@ -108,14 +128,31 @@ pub fn init_root(directory: &Path, now: SystemTime) -> Result<Root, RootError> {
     }
     files::create_directory(directory).map_err(|source| RootError::Io { path, source })?;
     let key = KeyPair::load_or_create(&directory.join(KEY_FILE), KeyKind::P384)?;
-    let not_before = whole_seconds(now);
-    let mut params = authority_params(&key, "root", 1)?;
-    params.not_before = not_before.into();
-    params.not_after = (not_before + LIFETIME).into();
-    let certificate_der = params.self_signed(&key)?.der().to_vec();
-    chain::check_root(&certificate_der, now)?;
+    let certificate_der = self_signed(&key, now)?;
     certificate::write_pem(&directory.join(CERTIFICATE_FILE), &certificate_der)?;
     Ok(Root { key, certificate_der })
+}
+
+fn self_signed(key: &KeyPair, now: SystemTime) -> Result<Vec<u8>, RootError> {
+    let not_before = whole_seconds(now);
+    let mut params = authority_params(key, "root", 1)?;
+    params.not_before = not_before.into();
+    params.not_after = (not_before + LIFETIME).into();
+    let certificate_der = params.self_signed(key)?.der().to_vec();
+    chain::check_root(&certificate_der, now)?;
+    Ok(certificate_der)
+}
+
+/// In production, refuses an authority whose directory, or the directory `root` in it, has a root's key
+pub fn refuse_root_key_on_node(directory: &Path, production: bool) -> Result<(), RootError> {
+    for path in [directory.to_owned(), directory.join("root")] {
+        let found = path.join(KEY_FILE).try_exists();
+        let found = found.map_err(|source| RootError::Io { path: path.clone(), source })?;
+        if production && found {
+            return Err(RootError::OnNode { path });
+        }
+    }
+    Ok(())
 }
 
 /// What roots and issuing authorities have in common. The name holds part of the key's identifier, so that
@@ -204,6 +241,16 @@ mod tests {
         assert!(error.to_string().contains("expired"), "{error}");
         std::fs::copy(two.join(KEY_FILE), one.join(KEY_FILE)).unwrap();
         assert!(matches!(Root::open(&one, now()), Err(RootError::Mismatch { .. })));
+    }
+
+    #[test]
+    fn production_refuses_a_root_key_on_the_node() {
+        let directory = tempfile::tempdir().unwrap();
+        refuse_root_key_on_node(directory.path(), true).unwrap();
+        init_root(&directory.path().join("root"), now()).unwrap();
+        refuse_root_key_on_node(directory.path(), false).unwrap();
+        let refused = refuse_root_key_on_node(directory.path(), true).unwrap_err();
+        assert!(matches!(refused, RootError::OnNode { .. }), "{refused}");
     }
 
     #[test]

@@ -201,6 +201,17 @@ pub struct OutstandingToken {
     pub expires: SystemTime,
 }
 
+/// A token whose secret was shown
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RecognisedToken {
+    /// Whom it enrols
+    pub subject: Subject,
+    /// When the permission ends, in seconds since 1970
+    pub expires: u64,
+    /// It was used
+    pub used: bool,
+}
+
 /// What the authority keeps of a token
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -314,6 +325,52 @@ impl TokenStore {
                 .map_err(|source| TokenError::Io { path: path.clone(), source })?;
         }
         Ok(subject)
+    }
+
+    /// Whose token this is, used or not, without using it: for an authority whose journal says which tokens are
+    /// used. One that was used is recognised as long as it might have been, and its time is not asked.
+    pub fn recognise(
+        &self,
+        id: &str,
+        secret: &[u8; 32],
+        now: SystemTime,
+    ) -> Result<RecognisedToken, TokenError> {
+        match self.check(id, secret, now) {
+            Err(TokenError::Used) => {}
+            other => {
+                let subject = other?;
+                let record = read(&file(&self.outstanding, id))?;
+                // Gone in between: another request has used it.
+                let Some(record) = record else { return Err(TokenError::Used) };
+                let expires = record.expires;
+                return Ok(RecognisedToken { subject, expires, used: false });
+            }
+        }
+        let path = file(&self.used, id);
+        let record = read(&path)?.ok_or(TokenError::Unknown)?;
+        let kept = unhex(&record.secret_sha256).filter(|kept| kept.len() == 32);
+        let kept = kept.ok_or(TokenError::Damaged { path })?;
+        if !boring::memcmp::eq(&kept, &sha256(secret)) {
+            return Err(TokenError::Unknown);
+        }
+        let (subject, expires) = (Subject::new(record.node, record.addresses)?, record.expires);
+        Ok(RecognisedToken { subject, expires, used: true })
+    }
+
+    /// Puts a token away that an authority's journal calls used; one that is put away already stays there.
+    /// Durable when this returns, but nothing depends on that: the journal is asked.
+    pub fn settle_used(&self, id: &str) -> Result<(), TokenError> {
+        let (from, to) = (file(&self.outstanding, id), file(&self.used, id));
+        match std::fs::rename(&from, &to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(TokenError::Io { path: from, source }),
+            Ok(()) => {}
+        }
+        for path in [&self.used, &self.outstanding] {
+            files::sync_directory(path)
+                .map_err(|source| TokenError::Io { path: path.clone(), source })?;
+        }
+        Ok(())
     }
 
     /// Withdraws a token that was not used

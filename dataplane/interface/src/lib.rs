@@ -10,6 +10,7 @@ mod reason;
 mod settings;
 mod snapshot;
 mod status;
+mod verification;
 
 pub use counters::{
     Counter, KEY_PACKETS, SMALL_DATAGRAM_BYTES, STAGES, StageClock, Switch, TRAIN_LENGTHS, Table,
@@ -21,6 +22,9 @@ pub use settings::{CongestionControl, Limits, TransportSettings};
 pub use snapshot::{Allow, ControlSnapshot, Identity, PrivateKey, ServiceTable, TrustAnchor};
 pub use status::{
     ConnectionStatus, FlowStatus, IoProvider, ListenerStatus, SessionStatus, WorkerStatus,
+};
+pub use verification::{
+    Denied, Freshness, IssuerKeyId, LogKey, Pins, SpkiSha256, Transparency, WallClock,
 };
 
 /// The ALPN identifier of the protocol written down in `dataplane/transport/PROTOCOL.md`.

@@ -98,12 +98,32 @@ labelled! {
         NoNodeIdentity = 9, "no_node_identity";
         /// The certificate names another node than the one that was dialled
         WrongNode = 10, "wrong_node";
-        /// The serial is on the deny-list
+        /// The serial number is on the deny-list
         Revoked = 11, "revoked";
         /// The issuing authority's own validity has ended
         AnchorExpired = 12, "anchor_expired";
         /// An unknown critical extension, a wildcard name or another constraint of the profile
         Profile = 13, "profile";
+        /// The issuing authority has no name constraints: its leaves could name anybody
+        Unconstrained = 14, "unconstrained";
+        /// The certificate carries no SCT: it was never logged
+        Unlogged = 15, "unlogged";
+        /// Every SCT is of a log that is not trusted here
+        UnknownLog = 16, "unknown_log";
+        /// An SCT that does not parse, does not verify for this certificate or is from the future
+        BadTimestamp = 17, "bad_timestamp";
+        /// The leaf's key is on the deny-list
+        KeyRevoked = 18, "key_revoked";
+        /// The issuing authority's key is on the deny-list
+        IssuerRevoked = 19, "issuer_revoked";
+        /// The chain leads to a root whose key is not pinned
+        RootNotPinned = 20, "root_not_pinned";
+        /// The issuing authority's key is not pinned
+        IssuingNotPinned = 21, "issuing_not_pinned";
+        /// The node has pins of its own and none is of this chain
+        PeerNotPinned = 22, "peer_not_pinned";
+        /// This host's deny-list is too old, and it was told to refuse rather than to guess
+        DenyListTooOld = 23, "deny_list_too_old";
     }
 }
 

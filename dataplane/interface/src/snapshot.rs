@@ -6,7 +6,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::{Limits, NodeId, ServiceName, TransportSettings};
+use crate::{
+    Denied, Freshness, Limits, NodeId, Pins, ServiceName, Transparency, TransportSettings,
+    WallClock,
+};
 
 /// A private key as PKCS #8 DER; never printed, wiped when dropped
 #[derive(Clone)]
@@ -101,8 +104,17 @@ pub struct ControlSnapshot {
     pub identity: Option<Identity>,
     /// The authorities whose leaves are accepted; an empty list accepts nobody
     pub trust: Vec<TrustAnchor>,
-    /// Serial numbers, lower-case hexadecimal, that are refused although they verify
-    pub denied_serials: BTreeSet<String>,
+    /// The logs one of which must have taken a peer's certificate
+    pub transparency: Transparency,
+    /// Certificates, keys and authorities that are refused although they verify, in handshakes and on live
+    /// connections
+    pub denied: Arc<Denied>,
+    /// Pinned keys; `None` where nothing is pinned
+    pub pins: Option<Arc<Pins>>,
+    /// Until when new connections may go by `denied`; `None` for ever
+    pub deny_list_freshness: Option<Freshness>,
+    /// What time certificates are judged by
+    pub clock: WallClock,
     /// Published services
     pub services: ServiceTable,
     /// Bounds

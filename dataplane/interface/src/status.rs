@@ -2,7 +2,7 @@
 //! by the data plane and rendered elsewhere.
 
 use std::net::SocketAddrV6;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::NodeId;
 
@@ -70,6 +70,10 @@ pub struct ConnectionStatus {
     pub worker: usize,
     /// The peer's node, once authenticated
     pub peer: Option<NodeId>,
+    /// Serial number of the peer's certificate, once authenticated: lower-case hexadecimal
+    pub peer_serial: Option<String>,
+    /// End of the peer's certificate, once authenticated
+    pub peer_not_after: Option<SystemTime>,
     /// Session it serves
     pub session: Option<u64>,
     /// Peer address

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use stoq_interface::{Allow, CloseReason, ControlSnapshot, DropReason, FlowError};
+use stoq_interface::{Allow, CloseReason, ControlSnapshot, Denied, DropReason, FlowError};
 use stoq_simulation::pattern::Pattern;
 use stoq_simulation::pki::{Authority, VALIDITY};
 use stoq_transport::wire::{CallHeader, CallReply, CallStatus};
@@ -313,7 +313,7 @@ fn a_denied_serial_closes_the_live_connection_and_keeps_its_owner_out() {
     let alpha = world.hosts[0].endpoint(0).snapshot().identity.clone().unwrap();
     let mut denying = snapshot(&authority, "beta");
     denying.transport.session_linger = Duration::from_secs(1);
-    denying.denied_serials.insert(alpha.serial);
+    denying.denied = Arc::new(Denied { serials: [alpha.serial].into(), ..Denied::default() });
     world.hosts[1].publish(&Arc::new(denying));
     for host in 0..2 {
         // A redial may have closed before, for a reason of its own.
@@ -326,13 +326,18 @@ fn a_denied_serial_closes_the_live_connection_and_keeps_its_owner_out() {
             _ => None,
         });
     }
+    for host in 0..2 {
+        let ended =
+            world.event("the session ends with its last connection", |at, event| match event {
+                Event::SessionEnded { reason, .. } if at == host => Some(*reason),
+                _ => None,
+            });
+        assert_eq!(ended, CloseReason::Revoked);
+    }
+    let to = world.hosts[1].address;
+    world.hosts[0].endpoint(0).connect(Instant::now(), to, node("beta"), 9);
     let refused = stoq_interface::PeerRefusal::Revoked.index();
     world.until("alpha is refused when it comes again", |world| {
         world.hosts[1].count(|c| c.refused[refused].get()) > 0
     });
-    let ended = world.event("the session ends", |at, event| match event {
-        Event::SessionEnded { reason, .. } if at == 0 => Some(*reason),
-        _ => None,
-    });
-    assert_eq!(ended, CloseReason::Transport);
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use stoq_interface::{
     ALPN_PERF, ALPN_STOQ, CloseReason, CongestionControl, ControlSnapshot, NodeId, PeerRefusal,
-    SMALL_DATAGRAM_BYTES, TrainEnd, TransportStage, WorkerCounters,
+    SMALL_DATAGRAM_BYTES, TrainEnd, TransportStage, WallClock, WorkerCounters,
 };
 
 use crate::connection_id::{CONNECTION_ID_BYTES, ConnectionId};
@@ -140,6 +140,7 @@ pub enum ConfigsError {
 /// quiche's configurations for one snapshot epoch. Connections made under it keep what it gave them.
 pub struct Configs {
     epoch: u64,
+    clock: WallClock,
     server: quiche::Config,
     client: quiche::Config,
 }
@@ -153,6 +154,7 @@ impl Configs {
         }
         Ok(Self {
             epoch: snapshot.epoch,
+            clock: snapshot.clock,
             server: configure(Role::Server, snapshot, &server_protocols)?,
             client: configure(Role::Client, snapshot, &[ALPN_STOQ])?,
         })
@@ -311,7 +313,7 @@ impl Connection {
                 config,
             ),
         };
-        Self::wrap(quic.ok()?, None, local, common)
+        Self::wrap(quic.ok()?, None, configs.clock, local, common)
     }
 
     /// The dialling side's connection to `node`
@@ -331,16 +333,17 @@ impl Connection {
             SocketAddr::V6(remote),
             &mut configs.client,
         );
-        Self::wrap(quic.ok()?, Some(node), local, common)
+        Self::wrap(quic.ok()?, Some(node), configs.clock, local, common)
     }
 
     fn wrap(
         mut quic: quiche::Connection<PayloadFactory>,
         expected: Option<NodeId>,
+        clock: WallClock,
         local: SocketAddrV6,
         common: Common,
     ) -> Option<Self> {
-        let slot = PeerSlot::install(quic.as_mut(), expected, std::time::SystemTime::now).ok()?;
+        let slot = PeerSlot::install(quic.as_mut(), expected, move || clock.now()).ok()?;
         Some(Self {
             quic,
             slot,

@@ -1,9 +1,15 @@
 //! One file per noun: its arguments, the request they become, and the report its reply becomes.
 
+pub(crate) mod audit;
+pub(crate) mod backup;
+pub(crate) mod ca;
+pub(crate) mod certificate;
 pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod connection;
 pub(crate) mod copy;
+pub(crate) mod crl;
+pub(crate) mod doctor;
 pub(crate) mod drain;
 pub(crate) mod listener;
 pub(crate) mod log;
@@ -12,7 +18,9 @@ pub(crate) mod node;
 pub(crate) mod root;
 pub(crate) mod service;
 pub(crate) mod session;
+pub(crate) mod signer;
 pub(crate) mod status;
+pub(crate) mod token;
 pub(crate) mod version;
 pub(crate) mod wait;
 pub(crate) mod worker;

@@ -13,7 +13,8 @@ use stoq_trustchain::authority::AuthorityError;
 use stoq_trustchain::certificate::{CertificateError, read_pem, write_pem};
 use stoq_trustchain::chain::check_root;
 use stoq_trustchain::csr::CSR_LIMIT_BYTES;
-use stoq_trustchain::root::RootError;
+use stoq_trustchain::root::{RootError, ShareError, Shares, init_shared_root, open_shared_root};
+use stoq_trustchain::signer::{install_with, request_with};
 use stoq_trustchain::{
     Authority, Fingerprint, Ipv6Subtree, Root as TrustRoot, init_root, install_issuing,
     issuing_csr, sign_issuing,
@@ -21,6 +22,11 @@ use stoq_trustchain::{
 
 use crate::context::Context;
 use crate::render::{Report, cell};
+
+mod held;
+mod passphrases;
+
+use held::{Held, key_error};
 
 /// Name of the root's certificate in its directory
 const ROOT_CERTIFICATE_FILE: &str = "root.pem";
@@ -43,6 +49,8 @@ pub(crate) enum Root {
         /// The request; must not exist yet
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+        #[command(flatten)]
+        held: Held,
     },
     SignIssuing(SignIssuing),
     InstallIssuing(InstallIssuing),
@@ -55,9 +63,11 @@ A root is never replaced: a directory that holds one is refused with 8.
 
 Examples:
   stoqctl root init --directory /var/lib/stoq/authority    root and authority in one place
-  stoqctl root init --directory /media/root --offline      a root to be kept apart; then:
+  stoqctl root init --directory /media/root --offline --shares 5 --threshold 3
+      a root to be kept apart, its key in five encrypted files of which any three make it; then:
   stoqctl root request-issuing --directory /var/lib/stoq/authority --out issuing.csr
-  stoqctl root sign-issuing --directory /media/root --request issuing.csr --out issuing.pem
+  stoqctl root sign-issuing --directory /media/root --request issuing.csr --out issuing.pem \\
+      --share share-1.json --share share-3.json --share share-4.json
   stoqctl root install-issuing --directory /var/lib/stoq/authority --certificate issuing.pem \\
       --root /media/root/root.pem --fingerprint sha256:...")]
 pub(crate) struct Init {
@@ -67,6 +77,16 @@ pub(crate) struct Init {
     /// Makes the root alone, for a machine without a network
     #[arg(long)]
     offline: bool,
+    /// Splits the root's key into so many files, share-1.json and on; the key itself is written nowhere. Each file
+    /// is encrypted with a passphrase of its own, which is asked for
+    #[arg(long, value_name = "N", requires = "offline", requires = "threshold")]
+    shares: Option<u8>,
+    /// How many of the shares make the key
+    #[arg(long, value_name = "K", requires = "shares")]
+    threshold: Option<u8>,
+    /// The shares' passphrases, one a line, in their order; `-` is standard input
+    #[arg(long, value_name = "FILE", requires = "shares")]
+    passphrases: Option<PathBuf>,
     /// Addresses that the authority may certify
     #[arg(long, value_name = "PREFIX", default_value_t, conflicts_with = "offline")]
     permit: Ipv6Subtree,
@@ -78,6 +98,12 @@ pub(crate) struct SignIssuing {
     /// Where the root is
     #[arg(long, value_name = "DIR")]
     directory: PathBuf,
+    /// A share of the root's key, as often as its threshold says; without it, the key is in the directory
+    #[arg(long = "share", value_name = "FILE")]
+    shares: Vec<PathBuf>,
+    /// The passphrases of these shares, one a line, in the same order; `-` is standard input
+    #[arg(long, value_name = "FILE", requires = "shares")]
+    passphrases: Option<PathBuf>,
     /// What `stoqctl root request-issuing` wrote
     #[arg(long, value_name = "FILE")]
     request: PathBuf,
@@ -104,6 +130,8 @@ pub(crate) struct InstallIssuing {
     /// What `stoqctl root fingerprint` printed on the root's host
     #[arg(long, value_name = "FINGERPRINT")]
     fingerprint: Fingerprint,
+    #[command(flatten)]
+    held: Held,
 }
 
 /// What every command here prints
@@ -131,7 +159,9 @@ impl Root {
         match self {
             Self::Init(init) => init.run(context, now),
             Self::Fingerprint { directory } => fingerprint(context, directory, now),
-            Self::RequestIssuing { directory, out } => request_issuing(context, directory, out),
+            Self::RequestIssuing { directory, out, held } => {
+                request_issuing(context, directory, out, &held)
+            }
             Self::SignIssuing(sign) => sign.run(context, now),
             Self::InstallIssuing(install) => install.run(context, now),
         }
@@ -149,7 +179,11 @@ fn report(context: &Context, outcome: &Outcome, note: String) -> Result<Report, 
 
 impl Init {
     fn run(self, context: &Context, now: SystemTime) -> Result<Report, ApiError> {
-        let Self { directory, offline, permit } = self;
+        let Self { directory, offline, shares, threshold, passphrases, permit } = self;
+        if let (Some(shares), Some(threshold)) = (shares, threshold) {
+            let numbers = Shares { shares, threshold };
+            return init_shares(context, directory, numbers, passphrases.as_deref(), now);
+        }
         let at = directory.display();
         let (fingerprint, note) = if offline {
             let root = init_root(&directory, now).map_err(|error| root_error(&error))?;
@@ -173,6 +207,32 @@ impl Init {
     }
 }
 
+fn init_shares(
+    context: &Context,
+    directory: PathBuf,
+    numbers: Shares,
+    file: Option<&Path>,
+    now: SystemTime,
+) -> Result<Report, ApiError> {
+    if directory.join(ROOT_CERTIFICATE_FILE).exists() {
+        return Err(root_error(&RootError::Exists { path: directory }));
+    }
+    let prompts: Vec<_> =
+        (1..=numbers.shares).map(|n| format!("passphrase of share {n}")).collect();
+    let passphrases = passphrases::read(file, &prompts, true)?;
+    let (fingerprint, files) = init_shared_root(&directory, numbers, &passphrases, now)
+        .map_err(|error| root_error(&error))?;
+    let note = format!(
+        "a root was made in {}; its key is in {} files of which any {} make it, and nowhere else: give each \
+         holder one and keep none together",
+        directory.display(),
+        files.len(),
+        numbers.threshold
+    );
+    let fingerprint = Some(fingerprint.to_string());
+    report(context, &Outcome { directory, fingerprint, file: None }, note)
+}
+
 fn fingerprint(context: &Context, directory: PathBuf, now: SystemTime) -> Result<Report, ApiError> {
     let file = directory.join(ROOT_CERTIFICATE_FILE);
     let der = read_pem(&file).map_err(|error| certificate_error(&error))?;
@@ -186,8 +246,12 @@ fn request_issuing(
     context: &Context,
     directory: PathBuf,
     out: PathBuf,
+    held: &Held,
 ) -> Result<Report, ApiError> {
-    let csr = issuing_csr(&directory).map_err(|error| authority_error(&error))?;
+    let csr = match held.connect()? {
+        Some(signer) => request_with(&signer, &held.key).map_err(|error| key_error(&error))?,
+        None => issuing_csr(&directory).map_err(|error| authority_error(&error))?,
+    };
     let written =
         OpenOptions::new().write(true).create_new(true).open(&out).and_then(|mut file| {
             file.write_all(&csr)?;
@@ -200,9 +264,18 @@ fn request_issuing(
 
 impl SignIssuing {
     fn run(self, context: &Context, now: SystemTime) -> Result<Report, ApiError> {
-        let Self { directory, request, out, permit } = self;
+        let Self { directory, shares, passphrases, request, out, permit } = self;
         let csr = read_request(&request)?;
-        let root = TrustRoot::open(&directory, now).map_err(|error| root_error(&error))?;
+        let root = if shares.is_empty() {
+            TrustRoot::open(&directory, now)
+        } else {
+            let prompt = |share: &PathBuf| format!("passphrase of {}", share.display());
+            let prompts: Vec<_> = shares.iter().map(prompt).collect();
+            let passphrases = passphrases::read(passphrases.as_deref(), &prompts, false)?;
+            let shares: Vec<_> = shares.into_iter().zip(passphrases).collect();
+            open_shared_root(&directory.join(ROOT_CERTIFICATE_FILE), &shares, now)
+        };
+        let root = root.map_err(|error| root_error(&error))?;
         let certificate =
             sign_issuing(&root, &csr, permit, now).map_err(|error| authority_error(&error))?;
         write_pem(&out, &certificate).map_err(|error| certificate_error(&error))?;
@@ -226,8 +299,16 @@ impl InstallIssuing {
     fn run(self, context: &Context, now: SystemTime) -> Result<Report, ApiError> {
         let read = |file: &Path| read_pem(file).map_err(|error| certificate_error(&error));
         let (certificate, root) = (read(&self.certificate)?, read(&self.root)?);
-        install_issuing(&self.directory, &certificate, &root, &self.fingerprint, now)
-            .map_err(|error| authority_error(&error))?;
+        let (directory, pinned) = (&self.directory, &self.fingerprint);
+        match self.held.connect()? {
+            Some(signer) => {
+                let chain = (&certificate[..], &root[..]);
+                install_with(directory, &signer, &self.held.key, chain, pinned, now)
+                    .map_err(|error| key_error(&error))?;
+            }
+            None => install_issuing(directory, &certificate, &root, pinned, now)
+                .map_err(|error| authority_error(&error))?,
+        }
         let directory = self.directory;
         let note = format!("{} is an authority now; restart stoqd", directory.display());
         let fingerprint = Some(self.fingerprint.to_string());
@@ -272,6 +353,14 @@ fn root_error(error: &RootError) -> ApiError {
             ApiError::new(exit_of(source), "root-failed", error.to_string(), "check the directory")
         }
         RootError::Certificate(error) => certificate_error(error),
+        RootError::Share(error) => {
+            let exit = match error {
+                ShareError::Io { source, .. } => exit_of(source),
+                _ => ExitCode::Failed,
+            };
+            let remedy = "check the shares, their passphrases and their order";
+            ApiError::new(exit, "share-failed", error.to_string(), remedy)
+        }
         _ => failed(error.to_string(), "check the directory"),
     }
 }

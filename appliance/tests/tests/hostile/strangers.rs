@@ -5,15 +5,17 @@ use std::time::{Duration, SystemTime};
 use stoq::{ConnectError, ControlSnapshot, Endpoint, NodeId, PeerRefusal};
 use stoq_appliance_tests::{Node, Options, shared, wait_until};
 use stoq_simulation::pki::{Authority, VALIDITY};
-use stoq_trustchain::NodeIdentity;
+use stoq_trustchain::key_slots::KeySlots;
 
 use crate::Scene;
 
 /// Whom a node of alpha's trusts
 fn trusting(alpha: &Node) -> ControlSnapshot {
-    let directory = alpha.state().join("identity");
-    let identity = NodeIdentity::load(&directory, SystemTime::now()).unwrap();
-    ControlSnapshot { epoch: 1, trust: identity.trust(), ..ControlSnapshot::default() }
+    let (slots, now) = (KeySlots::of(alpha.state().join("identity")), SystemTime::now());
+    let found = slots.find(now).unwrap();
+    let (current, _) = found.turns(now);
+    let trust = current.unwrap().identity.trust();
+    ControlSnapshot { epoch: 1, trust, ..ControlSnapshot::default() }
 }
 
 fn connect(scene: &Scene, snapshot: ControlSnapshot) -> Result<(), ConnectError> {

@@ -2,13 +2,22 @@
 //! [`Backend`] that `stoqd` implements. One table declares them all, so that server, client and trait
 //! cannot differ. Not HTTP: the server and the client carry these types.
 
+mod audit;
+mod backup;
+mod ca;
+mod certificate;
 mod config;
 mod copy;
+mod doctor;
 mod measure;
 mod node;
+mod revocation;
 mod service;
 mod session;
+mod signer;
 mod status;
+mod token;
+mod transparency;
 mod worker;
 
 use std::future::Future;
@@ -21,16 +30,34 @@ use stoq_interface::WorkerCounters;
 
 use crate::ApiError;
 
+pub use audit::{
+    AUDIT_LIMIT_DEFAULT, AUDIT_LIMIT_MAX, AuditRecord, AuditTail, AuditTailed, AuditVerified,
+    AuditVerify,
+};
+pub use backup::{BackupCreate, BackupCreated};
+pub use ca::{
+    CaProfiles, CaProfilesListed, CaRegister, CaRegistered, CaRegistration, CaRegistrations,
+    CaRegistrationsListed, CaRenewAll, CaRenewingAll, CaShow, CaShown, CaUnregister,
+    CaUnregistered, CertificateProfile,
+};
+pub use certificate::{
+    CERTIFICATE_LIMIT_DEFAULT, CERTIFICATE_LIMIT_MAX, CertificateIssue, CertificateIssued,
+    CertificateList, CertificateListed, CertificateRevoke, CertificateRevoked, CertificateShow,
+    CertificateShown, CertificateState, InventoryCertificate, RevocationReason, RevokeOf,
+    RevokedCertificate,
+};
 pub use config::{
     ConfigChange, ConfigDiff, ConfigDiffed, ConfigExplain, ConfigExplained, ConfigReload,
     ConfigReloaded, ConfigShow, ConfigShown, LogLevel, LogLevelGet, LogLevelSet, LogLevelWasSet,
 };
 pub use copy::{CopyDone, CopyEnd, CopyEvent, CopyOptions, CopyProgress, CopyRun, ProgressSink};
+pub use doctor::{Check, Diagnosis, DoctorRun, Health};
 pub use measure::{MeasureShow, MeasureShown, MeasureStart, MeasureStarted};
 pub use node::{
     Certificate, NodeAdd, NodeAdded, NodeJoin, NodeJoined, NodeList, NodeListed, NodeRemove,
     NodeRemoved, NodeShow, NodeShown, NodeTokenCreate, NodeTokenCreated, Peer, PeerSource,
 };
+pub use revocation::{Crl, CrlList, CrlListed, CrlShow, CrlShown};
 pub use service::{
     Attachment, PublishedService, ServiceAttach, ServiceAttached, ServiceList, ServiceListed,
     ServiceOrigin, ServicePublish, ServicePublished, ServiceRemove, ServiceRemoved,
@@ -40,9 +67,17 @@ pub use session::{
     LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, Session, SessionClose, SessionClosed, SessionList,
     SessionListed, SessionReplace, SessionReplaced, SessionSelector, SessionShow, SessionShown,
 };
+pub use signer::{SignerKey, SignerShow, SignerShown, SignerTest, SignerTested, SignerTestedKey};
 pub use status::{
     DRAIN_SECONDS_MAX, Drain, Drained, Problem, Status, StatusShow, Totals, VersionShow,
     VersionShown,
+};
+pub use token::{
+    TokenCreate, TokenCreated, TokenList, TokenListed, TokenRevoke, TokenRevoked, WaitingToken,
+};
+pub use transparency::{
+    LogChecked, LogCheckpoint, LogCheckpointShown, LogFinding, LogFsck, LogKey, LogKeyShown,
+    LogProve, LogProveOf, LogProved,
 };
 pub use worker::{
     Listener, ListenerList, ListenerListed, Worker, WorkerList, WorkerListed, WorkerShow,
@@ -54,6 +89,9 @@ pub const PATIENCE_DEFAULT: Duration = Duration::from_secs(30);
 
 /// Time an operation gets that talks to another node or looks at disks
 const PATIENCE_LONG: Duration = Duration::from_secs(90);
+
+/// Time an operation gets that reads everything an authority has written
+const PATIENCE_READING: Duration = Duration::from_secs(600);
 
 /// One operation, named by its request
 pub trait Request: Serialize + DeserializeOwned + Send + Sync + 'static {
@@ -250,6 +288,56 @@ operations! {
     config_reload(ConfigReload) -> ConfigReloaded = "config" "reload";
     /// The manual text of one key
     config_explain(ConfigExplain) -> ConfigExplained = "config" "explain";
+    /// How the certificate authority is
+    ca_show(CaShow) -> CaShown = "ca" "status";
+    /// The kinds of certificates it issues
+    ca_profiles(CaProfiles) -> CaProfilesListed = "ca" "profiles";
+    /// Registers something certificates may name, durably
+    ca_register(CaRegister) -> CaRegistered = "ca" "register";
+    /// Takes a registration or an enrolled node back, durably; revokes nothing
+    ca_unregister(CaUnregister) -> CaUnregistered = "ca" "unregister";
+    /// Everything certificates may name
+    ca_registrations(CaRegistrations) -> CaRegistrationsListed = "ca" "registrations";
+    /// Has everything renewed that was issued so far
+    ca_renew_all(CaRenewAll) -> CaRenewingAll = "ca" "renew-all";
+    /// Issues a certificate for a request in hand
+    certificate_issue(CertificateIssue) -> CertificateIssued = "certificate" "issue";
+    /// Certificates of the inventory
+    certificate_list(CertificateList) -> CertificateListed = "certificate" "list";
+    /// One certificate of the inventory
+    certificate_show(CertificateShow) -> CertificateShown = "certificate" "show";
+    /// Revokes certificates, durably and for good
+    certificate_revoke(CertificateRevoke) -> CertificateRevoked = "certificate" "revoke";
+    /// Makes a one-time join token for a named node
+    token_create(TokenCreate) -> TokenCreated = "token" "create";
+    /// Tokens that wait for use
+    token_list(TokenList) -> TokenListed = "token" "list";
+    /// Takes a token back
+    token_revoke(TokenRevoke) -> TokenRevoked = "token" "revoke";
+    /// The transparency log's key
+    log_key(LogKey) -> LogKeyShown = "log" "key";
+    /// The transparency log's published checkpoint
+    log_checkpoint(LogCheckpoint) -> LogCheckpointShown = "log" "checkpoint";
+    /// The proof that a certificate is in the transparency log
+    log_prove(LogProve) -> LogProved = "log" "prove";
+    /// Checks everything the transparency log has published
+    log_fsck(LogFsck) -> LogChecked = "log" "fsck", patience |_| PATIENCE_READING;
+    /// The certificate revocation lists in force
+    crl_list(CrlList) -> CrlListed = "crl" "list";
+    /// One certificate revocation list
+    crl_show(CrlShow) -> CrlShown = "crl" "show";
+    /// The newest records of the audit log
+    audit_tail(AuditTail) -> AuditTailed = "audit" "tail";
+    /// Checks the audit log's chain
+    audit_verify(AuditVerify) -> AuditVerified = "audit" "verify", patience |_| PATIENCE_READING;
+    /// How the signer is
+    signer_show(SignerShow) -> SignerShown = "signer" "status";
+    /// Signs a test message with every key
+    signer_test(SignerTest) -> SignerTested = "signer" "test", patience |_| PATIENCE_LONG;
+    /// Copies the authority's state into a new directory
+    backup_create(BackupCreate) -> BackupCreated = "backup" "create", patience |_| PATIENCE_READING;
+    /// Looks at everything that can be wrong
+    doctor_run(DoctorRun) -> Diagnosis = "doctor" "run", patience |_| PATIENCE_READING;
     /// The log level in force
     log_level_get(LogLevelGet) -> LogLevel = "log" "level-get";
     /// Changes the log level, for a while or until the restart

@@ -28,6 +28,8 @@ pub struct Fake {
     pub asked: Mutex<Vec<(String, Value)>>,
     pub flows_cut: Mutex<u64>,
     pub changes: Mutex<Vec<ConfigChange>>,
+    /// What checks of the log, the audit log and the signer find wrong
+    pub findings: Mutex<Vec<String>>,
     pub copy_started: Notify,
     pub copy_dropped: Arc<Notify>,
     pub counters: Vec<Arc<WorkerCounters>>,
@@ -44,6 +46,7 @@ impl Default for Fake {
             asked: Mutex::default(),
             flows_cut: Mutex::default(),
             changes: Mutex::default(),
+            findings: Mutex::default(),
             copy_started: Notify::new(),
             copy_dropped: Arc::new(Notify::new()),
             counters: vec![Arc::new(counters)],
@@ -100,6 +103,8 @@ fn connection_status(id: u64) -> ConnectionStatus {
         id,
         worker: 0,
         peer: Some(node("beta")),
+        peer_serial: Some("0a1b".into()),
+        peer_not_after: None,
         session: Some(0x1f),
         remote: "[::1]:8444".parse().unwrap(),
         dialled: true,
@@ -158,6 +163,38 @@ fn attachment(service: &str, from: NodeId, listen: &str) -> Attachment {
         flows_open: 1,
         flows_total: 9,
     }
+}
+
+fn inventory() -> InventoryCertificate {
+    let now = SystemTime::now();
+    InventoryCertificate {
+        serial: "0badcafe".into(),
+        subject: "beta".into(),
+        dns_names: vec!["beta.nodes.hypermesh".into()],
+        profile: "node".into(),
+        spki_sha256: "03".repeat(32),
+        issuer_key_id: "ab".repeat(20),
+        not_before: now - Duration::from_secs(300),
+        not_after: now + Duration::from_secs(86_000),
+        log_index: 6,
+        state: CertificateState::Revoked,
+        revoked_at: Some(now),
+        revoked_for: Some("key-compromise".into()),
+    }
+}
+
+fn waiting_token() -> WaitingToken {
+    WaitingToken {
+        id: "4f9c".into(),
+        node: node("beta"),
+        expires_at: SystemTime::now() + Duration::from_secs(900),
+    }
+}
+
+fn crl(shard: u8) -> Crl {
+    let now = SystemTime::now();
+    let next_update = now + Duration::from_secs(4 * 3_600);
+    Crl { shard, number: 3, this_update: now, next_update, bytes: 412 }
 }
 
 struct Dropped(Arc<Notify>);
@@ -435,6 +472,280 @@ impl Backend for Fake {
     async fn config_explain(&self, request: ConfigExplain) -> Result<ConfigExplained, ApiError> {
         self.ask(&request)?;
         Ok(ConfigExplained { key: request.key, text: "The name.".into() })
+    }
+
+    async fn ca_show(&self, request: CaShow) -> Result<CaShown, ApiError> {
+        self.ask(&request)?;
+        Ok(CaShown {
+            instance: node("alpha"),
+            mode: "development".into(),
+            not_issuing: None,
+            root_fingerprint: format!("sha256:{}", "cd".repeat(32)),
+            issuing_key_id: "ab".repeat(20),
+            issuing_not_after: SystemTime::now() + Duration::from_secs(80 * 86_400),
+            issued: 7,
+            issued_since_start: 2,
+            repeated_since_start: 1,
+            refused_since_start: [("busy".to_owned(), 3)].into(),
+            in_flight: 0,
+            in_flight_limit: 1_024,
+            revoked: 1,
+            nodes: 2,
+            journal_sequence: 40,
+            records_sequence: Some(40),
+            log_entries: 7,
+            log_published: 7,
+            log_published_at: Some(SystemTime::now()),
+            log_problem: None,
+        })
+    }
+
+    async fn ca_profiles(&self, request: CaProfiles) -> Result<CaProfilesListed, ApiError> {
+        self.ask(&request)?;
+        let node = CertificateProfile {
+            name: "node".into(),
+            lifetime_seconds: 86_400,
+            usages: vec!["serverAuth".into(), "clientAuth".into()],
+            names: vec!["{subject}.nodes.hypermesh".into()],
+            addresses: true,
+        };
+        Ok(CaProfilesListed { profiles: vec![node] })
+    }
+
+    async fn ca_register(&self, request: CaRegister) -> Result<CaRegistered, ApiError> {
+        self.ask(&request)?;
+        Ok(CaRegistered { registration: request.registration })
+    }
+
+    async fn ca_unregister(&self, request: CaUnregister) -> Result<CaUnregistered, ApiError> {
+        self.ask(&request)?;
+        Ok(CaUnregistered { profile: request.profile, subject: request.subject })
+    }
+
+    async fn ca_registrations(
+        &self,
+        request: CaRegistrations,
+    ) -> Result<CaRegistrationsListed, ApiError> {
+        self.ask(&request)?;
+        let shop = CaRegistration {
+            profile: "service".into(),
+            subject: "shop".into(),
+            owner: Some(node("beta")),
+            addresses: vec!["fd00::2".parse().unwrap()],
+            alternative_names: false,
+        };
+        Ok(CaRegistrationsListed { registrations: vec![shop] })
+    }
+
+    async fn ca_renew_all(&self, request: CaRenewAll) -> Result<CaRenewingAll, ApiError> {
+        self.ask(&request)?;
+        let start = SystemTime::now();
+        Ok(CaRenewingAll { start, end: start + Duration::from_secs(request.within_seconds) })
+    }
+
+    async fn certificate_issue(
+        &self,
+        request: CertificateIssue,
+    ) -> Result<CertificateIssued, ApiError> {
+        self.ask(&request)?;
+        Ok(CertificateIssued {
+            serial: "0badcafe".into(),
+            not_before: SystemTime::now(),
+            not_after: SystemTime::now() + Duration::from_secs(8 * 3_600),
+            log_index: 6,
+            repeated: false,
+            chain_pem: "-----BEGIN CERTIFICATE-----\n".into(),
+            root_pem: "-----BEGIN CERTIFICATE-----\n".into(),
+        })
+    }
+
+    async fn certificate_list(
+        &self,
+        request: CertificateList,
+    ) -> Result<CertificateListed, ApiError> {
+        self.ask(&request)?;
+        Ok(CertificateListed { certificates: vec![inventory()], next: Some("6e657874".into()) })
+    }
+
+    async fn certificate_show(
+        &self,
+        request: CertificateShow,
+    ) -> Result<CertificateShown, ApiError> {
+        self.ask(&request)?;
+        let now = SystemTime::now();
+        Ok(CertificateShown {
+            certificate: inventory(),
+            renew_from: Some(now),
+            renew_until: Some(now + Duration::from_secs(3_600)),
+        })
+    }
+
+    async fn certificate_revoke(
+        &self,
+        request: CertificateRevoke,
+    ) -> Result<CertificateRevoked, ApiError> {
+        self.ask(&request)?;
+        let revoked = RevokedCertificate {
+            serial: Some("0badcafe".into()),
+            spki_sha256: None,
+            subject: Some("beta".into()),
+            ends_at: SystemTime::now() + Duration::from_secs(3_600),
+            repeated: false,
+        };
+        Ok(CertificateRevoked {
+            revoked: vec![revoked],
+            revoked_at: SystemTime::now(),
+            reason: request.reason,
+            deny_list_epoch: Some(12),
+        })
+    }
+
+    async fn token_create(&self, request: TokenCreate) -> Result<TokenCreated, ApiError> {
+        self.ask(&request)?;
+        Ok(TokenCreated {
+            id: "4f9c".into(),
+            node: request.node,
+            token: "stoq-join-secret".into(),
+            expires_at: SystemTime::now() + Duration::from_secs(request.lifetime_seconds),
+            root_fingerprint: format!("sha256:{}", "cd".repeat(32)),
+        })
+    }
+
+    async fn token_list(&self, request: TokenList) -> Result<TokenListed, ApiError> {
+        self.ask(&request)?;
+        Ok(TokenListed { tokens: vec![waiting_token()] })
+    }
+
+    async fn token_revoke(&self, request: TokenRevoke) -> Result<TokenRevoked, ApiError> {
+        self.ask(&request)?;
+        Ok(TokenRevoked { token: waiting_token() })
+    }
+
+    async fn log_key(&self, request: LogKey) -> Result<LogKeyShown, ApiError> {
+        self.ask(&request)?;
+        Ok(LogKeyShown {
+            origin: "alpha.trust/log".into(),
+            log_id: "ef".repeat(32),
+            key_pem: "-----BEGIN PUBLIC KEY-----\n".into(),
+        })
+    }
+
+    async fn log_checkpoint(&self, request: LogCheckpoint) -> Result<LogCheckpointShown, ApiError> {
+        self.ask(&request)?;
+        Ok(LogCheckpointShown {
+            origin: "alpha.trust/log".into(),
+            size: 7,
+            root: "01".repeat(32),
+            signed_at: SystemTime::now(),
+            note: "alpha.trust/log\n7\n".into(),
+        })
+    }
+
+    async fn log_prove(&self, request: LogProve) -> Result<LogProved, ApiError> {
+        self.ask(&request)?;
+        Ok(LogProved { index: 6, size: 7, proof: "c2sp.org/tlog-proof@v1\n".into() })
+    }
+
+    async fn log_fsck(&self, request: LogFsck) -> Result<LogChecked, ApiError> {
+        self.ask(&request)?;
+        let findings = self.findings.lock().unwrap().clone();
+        Ok(LogChecked {
+            entries: 7,
+            checkpoints: 1,
+            errors: findings.len() as u64,
+            files_ahead: 0,
+            findings: findings
+                .into_iter()
+                .map(|problem| LogFinding { place: "entry 3".into(), problem })
+                .collect(),
+        })
+    }
+
+    async fn crl_list(&self, request: CrlList) -> Result<CrlListed, ApiError> {
+        self.ask(&request)?;
+        Ok(CrlListed {
+            crls: vec![crl(0)],
+            deny_list_epoch: 12,
+            deny_list_entries: 1,
+            problem: None,
+        })
+    }
+
+    async fn crl_show(&self, request: CrlShow) -> Result<CrlShown, ApiError> {
+        self.ask(&request)?;
+        Ok(CrlShown { crl: crl(request.shard), pem: "-----BEGIN X509 CRL-----\n".into() })
+    }
+
+    async fn audit_tail(&self, request: AuditTail) -> Result<AuditTailed, ApiError> {
+        self.ask(&request)?;
+        let record = AuditRecord {
+            number: 9,
+            at: SystemTime::now(),
+            event: "revoked".into(),
+            outcome: "done".into(),
+            actor: "operator:root".into(),
+            subject: "0badcafe".into(),
+            details: [("reason".to_owned(), "superseded".to_owned())].into(),
+            previous: "02".repeat(32),
+        };
+        Ok(AuditTailed { records: vec![record] })
+    }
+
+    async fn audit_verify(&self, request: AuditVerify) -> Result<AuditVerified, ApiError> {
+        self.ask(&request)?;
+        Ok(AuditVerified {
+            records: 9,
+            anchored: 8,
+            head: "02".repeat(32),
+            errors: self.findings.lock().unwrap().clone(),
+        })
+    }
+
+    async fn signer_show(&self, request: SignerShow) -> Result<SignerShown, ApiError> {
+        self.ask(&request)?;
+        Ok(SignerShown {
+            backend: "soft".into(),
+            healthy: true,
+            last_error: None,
+            keys: vec![SignerKey { name: "issuing".into(), spki_sha256: "03".repeat(32) }],
+            queued: 0,
+            queue_limit: 256,
+            workers: 2,
+            signatures: 30,
+            failures: 0,
+            refused_busy: 0,
+            self_tests: 5,
+            reopened: 0,
+        })
+    }
+
+    async fn signer_test(&self, request: SignerTest) -> Result<SignerTested, ApiError> {
+        self.ask(&request)?;
+        let error = self.findings.lock().unwrap().first().cloned();
+        let key = SignerTestedKey { name: "issuing".into(), milliseconds: 0.4, error };
+        Ok(SignerTested { keys: vec![key] })
+    }
+
+    async fn backup_create(&self, request: BackupCreate) -> Result<BackupCreated, ApiError> {
+        self.ask(&request)?;
+        Ok(BackupCreated {
+            directory: request.directory,
+            files: 12,
+            bytes: 4_096,
+            journal_sequence: 40,
+            deny_list_epoch: 12,
+            certificates: 7,
+            keys_left_out: vec!["issuing.key".into()],
+        })
+    }
+
+    async fn doctor_run(&self, request: DoctorRun) -> Result<Diagnosis, ApiError> {
+        self.ask(&request)?;
+        let mut checks = vec![Check::good("certificate", "ends in 20 h")];
+        for finding in self.findings.lock().unwrap().iter() {
+            checks.push(Check::new("log", Health::Bad, finding, "run `stoqctl log fsck`"));
+        }
+        Ok(Diagnosis { checks })
     }
 
     async fn log_level_get(&self, request: LogLevelGet) -> Result<LogLevel, ApiError> {

@@ -9,19 +9,24 @@ use std::time::{Duration, SystemTime};
 use boring::ssl::Ssl;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::{CONTENT_TYPE, HOST, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use rcgen::SigningKey as _;
+use serde::Serialize;
 use stoq_interface::NodeId;
 use tokio::net::TcpStream;
 use tokio_boring::{SslStream, SslStreamBuilder};
 
 use super::protocol::{
-    ENROLL_PATH, EnrollRequest, EnrollResponse, ErrorResponse, RESPONSE_LIMIT_BYTES, decode, encode,
+    Advice, ENROLL_PATH, EnrollRequest, EnrollResponse, EnrolledKeyProof, ErrorResponse,
+    RENEW_PATH, RESPONSE_LIMIT_BYTES, RenewRequest, decode, encode,
 };
 use super::tls::client_context;
-use crate::certificate::hex;
+use crate::ca::enrolled_key_statement;
+use crate::certificate::{Fingerprint, hex, unix_seconds};
 use crate::csr;
+use crate::keys::KeyPair;
 use crate::node_identity::{Certificates, IdentityError, NodeIdentity, prepare_key};
 use crate::profile::node_dns_name;
 use crate::token::JoinToken;
@@ -80,6 +85,8 @@ pub enum EnrollError {
         code: String,
         /// Cause and remedy
         message: String,
+        /// When to ask again, where that makes sense
+        retry_after: Option<Duration>,
     },
     /// The key, the certificates or their files
     #[error(transparent)]
@@ -127,25 +134,15 @@ pub async fn enroll(
         csr_der: encode(&csr),
         stoq_address,
     };
-    let failed = |reason: String| EnrollError::Exchange { address: token.ca_address, reason };
-    let body = serde_json::to_vec(&request).map_err(|error| failed(error.to_string()))?;
-    let (status, body) = exchange(token, Method::POST, ENROLL_PATH, body, now).await?;
-    if status != StatusCode::OK {
-        return Err(match serde_json::from_slice::<ErrorResponse>(&body) {
-            Ok(ErrorResponse { error }) => {
-                EnrollError::Refused { code: error.code, message: error.message }
-            }
-            Err(_) => failed(format!("status {status} without a reason")),
-        });
-    }
-    let response: EnrollResponse =
-        serde_json::from_slice(&body).map_err(|error| failed(error.to_string()))?;
-    let [leaf, issuing] = response.chain.as_slice() else {
-        return Err(failed(format!("{} certificates instead of two", response.chain.len())));
+    let body = to_json(token.ca_address, &request)?;
+    let to = AuthorityAt::of_token(token);
+    let answered = exchange(&to, Method::POST, ENROLL_PATH, body, now).await?;
+    let issued = IssuedOverHttps::read(&to, &answered)?;
+    let certificates = Certificates {
+        leaf_der: &issued.leaf_der,
+        issuing_der: &issued.issuing_der,
+        root_der: &issued.root_der,
     };
-    let octets = |text: &String| decode(text).ok_or_else(|| failed("damaged base64".into()));
-    let (leaf, issuing, root) = (octets(leaf)?, octets(issuing)?, octets(&response.root)?);
-    let certificates = Certificates { leaf_der: &leaf, issuing_der: &issuing, root_der: &root };
     let pinned = &token.root_fingerprint;
     let identity = NodeIdentity::store(directory, &token.node, &certificates, pinned, now)?;
     Ok(enrolled(identity))
@@ -172,21 +169,122 @@ fn present(
     }
 }
 
+/// An authority and where it answers over HTTPS
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AuthorityAt {
+    /// Where
+    pub address: SocketAddrV6,
+    /// Its node
+    pub node: NodeId,
+    /// The only root that is trusted
+    pub root: Fingerprint,
+}
+
+impl AuthorityAt {
+    /// The authority that made a token
+    pub fn of_token(token: &JoinToken) -> Self {
+        let (address, node) = (token.ca_address, token.ca_node.clone());
+        Self { address, node, root: token.root_fingerprint }
+    }
+}
+
+/// What an authority has issued over HTTPS. The connection was the authority's; whether the certificate is what
+/// was asked for is seen where it is stored.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct IssuedOverHttps {
+    /// The node's certificate
+    pub leaf_der: Vec<u8>,
+    /// Its issuer's
+    pub issuing_der: Vec<u8>,
+    /// The root's
+    pub root_der: Vec<u8>,
+    /// What the authority says beside it
+    pub advice: Option<Advice>,
+}
+
+/// Asks for a certificate for the key of `csr_der`, showing the key that `node` enrolled with: what is left to a
+/// node whose certificates have all ended. Asking again, with the same key, gives the same certificate.
+pub async fn renew_with_enrolled_key(
+    to: &AuthorityAt,
+    node: &NodeId,
+    enrolled: &KeyPair,
+    csr_der: &[u8],
+    stoq_address: Option<SocketAddrV6>,
+    now: SystemTime,
+) -> Result<IssuedOverHttps, EnrollError> {
+    let signed_at = unix_seconds(now);
+    let statement = enrolled_key_statement(&to.node, node, csr_der, signed_at);
+    let failed = |reason: String| EnrollError::Exchange { address: to.address, reason };
+    let signature = enrolled.sign(&statement).map_err(|error| failed(error.to_string()))?;
+    let request = RenewRequest {
+        csr_der: encode(csr_der),
+        stoq_address,
+        successor: false,
+        idempotency_key: String::new(),
+        enrolled_key: Some(EnrolledKeyProof {
+            node: node.to_string(),
+            signed_at,
+            signature: encode(&signature),
+        }),
+    };
+    let body = to_json(to.address, &request)?;
+    let answered = exchange(to, Method::POST, RENEW_PATH, body, now).await?;
+    IssuedOverHttps::read(to, &answered)
+}
+
+impl IssuedOverHttps {
+    fn read(to: &AuthorityAt, answered: &Answered) -> Result<Self, EnrollError> {
+        let failed = |reason: String| EnrollError::Exchange { address: to.address, reason };
+        let Answered { status, retry_after, body } = answered;
+        if *status != StatusCode::OK {
+            return Err(match serde_json::from_slice::<ErrorResponse>(body) {
+                Ok(ErrorResponse { error }) => EnrollError::Refused {
+                    code: error.code,
+                    message: error.message,
+                    retry_after: *retry_after,
+                },
+                Err(_) => failed(format!("status {status} without a reason")),
+            });
+        }
+        let response: EnrollResponse =
+            serde_json::from_slice(body).map_err(|error| failed(error.to_string()))?;
+        let [leaf, issuing] = response.chain.as_slice() else {
+            return Err(failed(format!("{} certificates instead of two", response.chain.len())));
+        };
+        let octets = |text: &String| decode(text).ok_or_else(|| failed("damaged base64".into()));
+        let (leaf_der, issuing_der) = (octets(leaf)?, octets(issuing)?);
+        let root_der = octets(&response.root)?;
+        Ok(Self { leaf_der, issuing_der, root_der, advice: Some(response.advice) })
+    }
+}
+
+/// An answer of the authority
+struct Answered {
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    body: Bytes,
+}
+
+fn to_json(address: SocketAddrV6, request: &impl Serialize) -> Result<Vec<u8>, EnrollError> {
+    serde_json::to_vec(request)
+        .map_err(|error| EnrollError::Exchange { address, reason: error.to_string() })
+}
+
 /// One request to the authority and its answer
-pub(super) async fn exchange(
-    token: &JoinToken,
+async fn exchange(
+    to: &AuthorityAt,
     method: Method,
     path: &str,
     body: Vec<u8>,
     now: SystemTime,
-) -> Result<(StatusCode, Bytes), EnrollError> {
-    let address = token.ca_address;
+) -> Result<Answered, EnrollError> {
+    let address = to.address;
     let failed = |reason: String| EnrollError::Exchange { address, reason };
-    let tls = connect(token, now).await?;
+    let tls = connect(to, now).await?;
     let request = Request::builder()
         .method(method)
         .uri(path)
-        .header(HOST, node_dns_name(&token.ca_node))
+        .header(HOST, node_dns_name(&to.node))
         .header(CONTENT_TYPE, "application/json")
         .body(Full::new(Bytes::from(body)))
         .map_err(|error| failed(error.to_string()))?;
@@ -196,8 +294,12 @@ pub(super) async fn exchange(
         let connection = tokio::spawn(connection);
         let answer = async {
             let (head, body) = sender.send_request(request).await?.into_parts();
-            let body = Limited::new(body, RESPONSE_LIMIT_BYTES).collect().await?;
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((head.status, body.to_bytes()))
+            let body = Limited::new(body, RESPONSE_LIMIT_BYTES).collect().await?.to_bytes();
+            let retry_after = head.headers.get(RETRY_AFTER).and_then(|field| field.to_str().ok());
+            let retry_after = retry_after.and_then(|seconds| seconds.parse().ok());
+            let retry_after = retry_after.map(Duration::from_secs);
+            let answered = Answered { status: head.status, retry_after, body };
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(answered)
         };
         let answer = answer.await;
         // The answer is complete, or lost: either way nothing more is wanted of the connection.
@@ -210,17 +312,17 @@ pub(super) async fn exchange(
     }
 }
 
-/// Connects to the authority; after this it is known to be the token's
-async fn connect(token: &JoinToken, now: SystemTime) -> Result<SslStream<TcpStream>, EnrollError> {
-    let address = token.ca_address;
+/// Connects to the authority; after this it is known to be the one meant
+async fn connect(to: &AuthorityAt, now: SystemTime) -> Result<SslStream<TcpStream>, EnrollError> {
+    let address = to.address;
     let failed = |reason: String| EnrollError::Exchange { address, reason };
     let unreachable = |source| EnrollError::Connect { address, source };
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
     let stream =
         stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(unreachable)?;
-    let name = node_dns_name(&token.ca_node);
-    let (context, reason) = client_context(token.root_fingerprint, name.clone(), now)
-        .map_err(|error| failed(error.to_string()))?;
+    let name = node_dns_name(&to.node);
+    let (context, reason) =
+        client_context(to.root, name.clone(), now).map_err(|error| failed(error.to_string()))?;
     let mut ssl = Ssl::new(&context).map_err(|error| failed(error.to_string()))?;
     ssl.set_hostname(&name).map_err(|error| failed(error.to_string()))?;
     let handshake = SslStreamBuilder::new(ssl, stream).connect();
@@ -233,6 +335,3 @@ async fn connect(token: &JoinToken, now: SystemTime) -> Result<SslStream<TcpStre
         Err(_elapsed) => Err(failed("no TLS handshake in time".into())),
     }
 }
-
-#[cfg(test)]
-mod tests;

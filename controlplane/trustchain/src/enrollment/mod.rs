@@ -1,12 +1,11 @@
-//! Enrolment over HTTPS: a node with a join token turns its own key into a certificate. The one exchange in
+//! Enrolment over HTTPS, the node's side: a node with a join token turns its own key into a certificate. The
+//! authority's side is `http`. The one exchange in
 //! the system in which a side is not yet authenticated; it trusts a pinned root one way, a secret the other.
 
 pub mod client;
-mod desk;
-mod guard;
 pub mod protocol;
-pub mod server;
 mod tls;
 
-pub use client::{EnrollError, EnrolledIdentity, enroll};
-pub use server::{Clock, EnrollmentServer, EnrollmentSettings, ServerError};
+pub use client::{
+    AuthorityAt, EnrollError, EnrolledIdentity, IssuedOverHttps, enroll, renew_with_enrolled_key,
+};

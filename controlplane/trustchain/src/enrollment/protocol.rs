@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub const DEFAULT_PORT: u16 = 8_443;
 /// Where to enrol
 pub const ENROLL_PATH: &str = "/v1/enroll";
+/// Where a node that has enrolled gets its next certificate
+pub const RENEW_PATH: &str = "/v1/renew";
 /// Where to read the root
 pub const ROOT_PATH: &str = "/v1/root";
 /// Size of the largest request body
@@ -33,6 +35,39 @@ pub struct EnrollRequest {
     pub stoq_address: SocketAddrV6,
 }
 
+/// A node that has enrolled asks for its next certificate. Without `enrolled_key` it shows its certificate in
+/// the TLS handshake.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenewRequest {
+    /// PKCS #10 request in DER, standard base64; only its key is used
+    pub csr_der: String,
+    /// Where the node listens for STOQ, if that has changed
+    #[serde(default)]
+    pub stoq_address: Option<SocketAddrV6>,
+    /// Begin when the certificate shown reaches its activation age, not now
+    #[serde(default)]
+    pub successor: bool,
+    /// Chosen by the node: the same request again gets the same certificate
+    #[serde(default)]
+    pub idempotency_key: String,
+    /// Shows the key the node enrolled with, when no certificate in force is left
+    #[serde(default)]
+    pub enrolled_key: Option<EnrolledKeyProof>,
+}
+
+/// A statement signed with the key a node enrolled with
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrolledKeyProof {
+    /// The node
+    pub node: String,
+    /// When it was signed, in seconds since 1970
+    pub signed_at: u64,
+    /// ECDSA with SHA-256 over `ca::enrolled_key_statement`, DER, standard base64
+    pub signature: String,
+}
+
 /// The certificate
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -43,6 +78,50 @@ pub struct EnrollResponse {
     pub root: String,
     /// The node named
     pub node: String,
+    /// What the authority says beside the certificate
+    pub advice: Advice,
+}
+
+/// What an authority says beside a certificate
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Advice {
+    /// Place in the transparency log; the proof is at `/v1/proof/<index>` within a second
+    pub leaf_index: u64,
+    /// When it would like the certificate renewed
+    pub renewal_window: Window,
+    /// Its clock, in milliseconds since 1970
+    pub authority_time_ms: u64,
+}
+
+/// When to renew a certificate (RFC 9773 section 4.2); seconds since 1970
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Window {
+    /// First second
+    pub start: u64,
+    /// Last second
+    pub end: u64,
+}
+
+/// When to renew a certificate, and when to ask again
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenewalResponse {
+    /// When to renew
+    pub renewal_window: Window,
+    /// When to ask again, in seconds from now
+    pub ask_again_after_seconds: u64,
+}
+
+/// The log's identity
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogKeyResponse {
+    /// First line of its checkpoints
+    pub origin: String,
+    /// SubjectPublicKeyInfo; DER in standard base64
+    pub key: String,
 }
 
 /// The root, for a look before enrolling; it proves nothing without a pinned fingerprint
@@ -53,6 +132,8 @@ pub struct RootResponse {
     pub root: String,
     /// `sha256:` and hexadecimal digits
     pub fingerprint: String,
+    /// Name of the authority
+    pub instance: String,
 }
 
 /// Any failure

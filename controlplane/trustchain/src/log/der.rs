@@ -92,6 +92,27 @@ pub fn without_extension<'a>(
     Ok(Some((wrap(SEQUENCE, &inside), extension)))
 }
 
+/// The TBSCertificate with one more extension, not critical, behind those it has; it must have some
+pub fn with_last_extension(
+    tbs_der: &[u8],
+    oid: &[u8],
+    content: &[u8],
+) -> Result<Vec<u8>, Malformed> {
+    let fields = only(tbs_der, SEQUENCE)?;
+    let mut rest = fields;
+    while !rest.is_empty() {
+        let before = &fields[..fields.len() - rest.len()];
+        let field = next(&mut rest)?;
+        if field.tag == EXTENSIONS && rest.is_empty() {
+            let extension = [wrap(OBJECT_IDENTIFIER, oid), octet_string(content)].concat();
+            let list = [only(field.content, SEQUENCE)?, &wrap(SEQUENCE, &extension)].concat();
+            let extensions = wrap(EXTENSIONS, &wrap(SEQUENCE, &list));
+            return Ok(wrap(SEQUENCE, &[before, &extensions].concat()));
+        }
+    }
+    malformed()
+}
+
 /// An OCTET STRING around these octets
 pub fn octet_string(content: &[u8]) -> Vec<u8> {
     wrap(OCTET_STRING, content)
@@ -155,7 +176,7 @@ fn next<'a>(bytes: &mut &'a [u8]) -> Result<Element<'a>, Malformed> {
     Ok(Element { tag, whole: &all[..header + length], content: &content[..length] })
 }
 
-fn wrap(tag: u8, content: &[u8]) -> Vec<u8> {
+pub(crate) fn wrap(tag: u8, content: &[u8]) -> Vec<u8> {
     let length = content.len().to_be_bytes();
     let octets = &length[content.len().leading_zeros() as usize / 8..];
     let mut der = vec![tag];
@@ -226,6 +247,20 @@ mod tests {
         assert_eq!(tbs, tbs_of(&certificate(&key, &[])).unwrap());
         assert_eq!(without_extension(&tbs, &POISON_OID).unwrap(), None);
         assert_eq!(without_extension(&tbs, &SCT_LIST_OID).unwrap(), None);
+    }
+
+    #[test]
+    fn an_extension_put_in_stands_where_the_builder_puts_it_and_comes_out_again() {
+        let key = key();
+        let plain = certificate(&key, &[]);
+        let content = vec![9; 200];
+        let tbs = with_last_extension(tbs_of(&plain).unwrap(), &SCT_LIST_OID, &content).unwrap();
+        let built = certificate(&key, &[(&SCT_LIST_OID_ARCS, &content, false)]);
+        assert_eq!(tbs, tbs_of(&built).unwrap());
+        let (without, extension) = without_extension(&tbs, &SCT_LIST_OID).unwrap().unwrap();
+        assert_eq!(without, tbs_of(&plain).unwrap());
+        assert_eq!(extension, Extension { critical: false, content: &content });
+        assert!(with_last_extension(&wrap(SEQUENCE, &[]), &SCT_LIST_OID, &content).is_err());
     }
 
     #[test]

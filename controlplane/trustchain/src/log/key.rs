@@ -138,9 +138,14 @@ impl<S: SigningKey> LogSigner<S> {
         if !self.verifier.verifies_raw(message, &signature) {
             return Err(SignError::Unverified);
         }
-        let writer = Writer::default().put(&ECDSA_SHA256).vector(&signature, 2, "signature")?;
-        Ok(writer.finish())
+        Ok(digitally_signed(&signature)?)
     }
+}
+
+/// A signature (DER) as a digitally-signed element (RFC 5246 section 4.7)
+pub(crate) fn digitally_signed(signature: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let writer = Writer::default().put(&ECDSA_SHA256).vector(signature, 2, "signature")?;
+    Ok(writer.finish())
 }
 
 fn signature_of(signed: &[u8]) -> Result<&[u8], Malformed> {

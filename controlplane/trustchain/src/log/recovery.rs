@@ -10,7 +10,7 @@ use super::checkpoint::CheckpointError;
 use super::key::LogVerifier;
 use super::merkle::{Hash, Tree, TreeHead};
 use super::record::Record;
-use super::release::DurableHead;
+use super::release::{DurableEntry, DurableHead};
 use super::sequencer::{HEADLESS_LIMIT_BATCHES, History, Limits, Place, Sequencer};
 use super::store::StoreError;
 use super::submission::identity_of;
@@ -145,6 +145,19 @@ pub struct RecoveredEntry {
     pub leaf_hash: Hash,
     /// The entry as it stands in its data tile
     pub tile_leaf: Vec<u8>,
+}
+
+impl RecoveredEntry {
+    /// The entry as one that the journal has, which it is
+    pub fn durable(&self) -> Result<DurableEntry, Malformed> {
+        let mut entries = LogEntry::decode_all(&self.tile_leaf)?;
+        match (entries.pop(), entries.is_empty()) {
+            (Some(one), true) => {
+                Ok(DurableEntry { entry: one.timestamped, leaf_hash: self.leaf_hash })
+            }
+            _ => Err(Malformed("log entry")),
+        }
+    }
 }
 
 /// Reads a journal record by record

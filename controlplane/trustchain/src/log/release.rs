@@ -44,6 +44,9 @@ impl DurableEntry {
 #[must_use = "a sealed batch must be written, and the sequencer told"]
 pub struct Batch {
     pub(super) number: u64,
+    pub(super) first_index: u64,
+    pub(super) timestamp_ms: u64,
+    pub(super) tickets: Vec<Ticket>,
     pub(super) record: Vec<u8>,
 }
 
@@ -51,6 +54,21 @@ impl Batch {
     /// What the journal has to hold
     pub fn record(&self) -> &[u8] {
         &self.record
+    }
+
+    /// Index of its first entry
+    pub fn first_index(&self) -> u64 {
+        self.first_index
+    }
+
+    /// Time of all its entries, in milliseconds since 1970
+    pub fn timestamp_ms(&self) -> u64 {
+        self.timestamp_ms
+    }
+
+    /// What its entries were handed in under, in the order of their indices
+    pub fn tickets(&self) -> &[Ticket] {
+        &self.tickets
     }
 }
 

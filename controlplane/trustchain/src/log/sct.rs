@@ -7,7 +7,7 @@ use rcgen::SigningKey;
 
 use super::der::{self, SCT_LIST_OID};
 use super::entry::{self, SignedEntry, TimestampedEntry};
-use super::key::{LogSigner, LogVerifier, SignError};
+use super::key::{self, LogSigner, LogVerifier, SignError};
 use super::merkle::Hash;
 use super::release::DurableEntry;
 use super::wire::{Malformed, Reader, Writer};
@@ -77,6 +77,25 @@ impl DurableEntry {
             timestamp_ms: entry.timestamp_ms,
             extensions: entry::leaf_index_extension(entry.leaf_index)?,
             signature: signer.sign(&entry.leaf()?)?,
+        })
+    }
+}
+
+impl DurableEntry {
+    /// What the SCT of this entry signs, for a signer that is awaited
+    pub fn sct_message(&self) -> Result<Vec<u8>, Malformed> {
+        self.entry().leaf()
+    }
+
+    /// The SCT of this entry, with the signature (DER) of the log's key over [`Self::sct_message`]. Signers
+    /// of this crate release verified signatures only, so it is not verified again.
+    pub fn sct_with(&self, log: &LogVerifier, signature: &[u8]) -> Result<Sct, Malformed> {
+        let entry = self.entry();
+        Ok(Sct {
+            log_id: *log.log_id(),
+            timestamp_ms: entry.timestamp_ms,
+            extensions: entry::leaf_index_extension(entry.leaf_index)?,
+            signature: key::digitally_signed(signature)?,
         })
     }
 }

@@ -240,9 +240,10 @@ impl Sequencer {
         let leaves: Vec<_> =
             sealed.entries.iter().map(|(_, one)| one.tile_leaf.as_slice()).collect();
         let record = record::encode_batch(first_index, &sealed.tree.root(), &leaves);
-        let number = sealed.number;
+        let (number, timestamp_ms) = (sealed.number, sealed.timestamp_ms);
+        let tickets = sealed.entries.iter().map(|(_, one)| one.ticket).collect();
         self.sealed = Some(sealed);
-        Ok(Some(Batch { number, record }))
+        Ok(Some(Batch { number, first_index, timestamp_ms, tickets, record }))
     }
 
     /// The journal has the batch: its entries are in the log for good

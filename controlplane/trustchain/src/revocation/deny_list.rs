@@ -3,7 +3,7 @@
 //! when to ask for more, and whether the list is recent enough to go by. It sends and stores nothing itself.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use stoq_interface::NodeId;
 
@@ -277,6 +277,13 @@ impl DenyList {
     /// What new connections may do
     pub fn new_connections(&self) -> &NewConnections {
         &self.policy
+    }
+
+    /// Until when every list is recent; the past where one is missing
+    pub fn recent_until(&self) -> SystemTime {
+        let counted = self.instances.values().filter(|instance| !instance.retired);
+        let ends = counted.map(|list| list.old_from(&self.settings).unwrap_or(UNIX_EPOCH));
+        ends.min().unwrap_or(UNIX_EPOCH)
     }
 
     /// The highest issue held of each instance; zero for none

@@ -145,7 +145,7 @@ impl RestoreError {
 const CLOCK_TOLERANCE_SECONDS: u64 = 60;
 
 /// The list of one authority instance
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DenyListIssuer {
     instance: NodeId,
     settings: IssuerSettings,
@@ -347,5 +347,25 @@ impl DenyListIssuer {
     /// The highest number issued
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Whether this very target is on the list at this time
+    pub fn names(&self, target: &Target, at: SystemTime) -> bool {
+        self.entries.get(target).is_some_and(|(entry, _)| entry.is_live(at))
+    }
+
+    /// Entries, also such as will leave the list with the next issue
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing is revoked
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Why nothing may be issued
+    pub fn obstacle(&self) -> Option<RestoreError> {
+        self.obstacle
     }
 }

@@ -132,3 +132,21 @@ fn a_lifetime_has_bounds() {
         assert!(matches!(store.create(&grant, now()), Err(TokenError::Lifetime)));
     }
 }
+
+#[test]
+fn a_token_that_a_journal_calls_used_is_put_away_and_still_recognised() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = TokenStore::open(directory.path()).unwrap();
+    let token = store.create(&grant("beta"), now()).unwrap();
+    let recognise = |secret: &[u8; 32], at| store.recognise(&token.id(), secret, at);
+    let fresh = recognise(&token.secret, now()).unwrap();
+    assert!(!fresh.used && fresh.subject.node() == &token.node);
+    store.settle_used(&token.id()).unwrap();
+    store.settle_used(&token.id()).unwrap();
+    let late = now() + 2 * DEFAULT_LIFETIME;
+    let used = recognise(&token.secret, late).unwrap();
+    assert_eq!(used, RecognisedToken { used: true, ..fresh });
+    // The public name follows from the secret, so a wrong secret is another token's.
+    assert!(matches!(recognise(&[7; 32], now()), Err(TokenError::Unknown)));
+    assert!(matches!(store.redeem(&token.id(), &token.secret, now()), Err(TokenError::Used)));
+}

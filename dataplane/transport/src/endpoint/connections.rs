@@ -138,6 +138,9 @@ impl Endpoint {
         let Some(held) = self.connections.get_mut(key) else { return };
         if !held.established && held.connection.is_established() {
             held.established = true;
+            if self.is_denied(key) {
+                return self.close_connection(key, CloseReason::Revoked);
+            }
             self.begin_purpose(key);
         }
         let Some(held) = self.connections.get_mut(key) else { return };

@@ -119,10 +119,13 @@ impl Held {
             _ if matches!(self.purpose, Purpose::Perf(_)) => "active",
             _ => "handshake",
         };
+        let peer = self.connection.peer();
         ConnectionStatus {
             id: link_number(link_id(worker, key)),
             worker,
-            peer: self.connection.peer().map(|peer| peer.node),
+            peer_serial: peer.as_ref().map(|peer| peer.serial.clone()),
+            peer_not_after: peer.as_ref().map(|peer| peer.not_after),
+            peer: peer.map(|peer| peer.node),
             session: self.joined().map(SessionKey::number),
             remote: self.remote,
             dialled: self.dialled,

@@ -31,7 +31,7 @@ pub use slots::SlotKey;
 use crate::connection::{Common, Configs, ConfigsError};
 use crate::connection_id::{CONNECTION_ID_BYTES, Steering};
 use crate::read_buffers::ReadBuffers;
-use crate::session::Session;
+use crate::session::{LinkId, Session};
 use crate::wire::{CallHeader, SessionId};
 use admission::HalfOpen;
 use held::Held;
@@ -119,6 +119,8 @@ pub struct Endpoint {
     half_open: HalfOpen,
     sessions: Slots<SessionEntry>,
     session_ids: HashMap<SessionId, SlotKey>,
+    /// Calls under way by their tokens: their session, at home here, and the link they went by
+    calls: HashMap<u64, (SlotKey, LinkId)>,
     timers: BTreeSet<(Instant, Timer)>,
     /// Connections that may have something to send
     ready: VecDeque<SlotKey>,
@@ -165,6 +167,7 @@ impl Endpoint {
             half_open: HalfOpen::default(),
             sessions: Slots::default(),
             session_ids: HashMap::new(),
+            calls: HashMap::new(),
             timers: BTreeSet::new(),
             ready: VecDeque::new(),
             busy: Vec::new(),
@@ -185,7 +188,7 @@ impl Endpoint {
     /// Puts a snapshot into force: handshakes from now on use its identity, trust and limits; connections
     /// live on, but for those whose peer it denies
     pub fn apply_snapshot(&mut self, snapshot: Arc<ControlSnapshot>) {
-        self.snapshot = snapshot;
+        let before = std::mem::replace(&mut self.snapshot, snapshot);
         match Configs::new(&self.snapshot) {
             Ok(configs) => {
                 self.configs = Some(configs);
@@ -196,16 +199,25 @@ impl Endpoint {
                 self.config_error = Some(error);
             }
         }
-        let snapshot = Arc::clone(&self.snapshot);
-        let denied = |held: &Held| {
-            let peer = held.connection.peer();
-            peer.is_some_and(|peer| snapshot.denied_serials.contains(&peer.serial))
-        };
-        let keys: Vec<SlotKey> =
-            self.connections.iter().filter(|(_, held)| denied(held)).map(|(key, _)| key).collect();
-        for key in keys {
-            self.close_connection(key, CloseReason::Revoked);
+        let denied = &self.snapshot.denied;
+        if denied.is_empty() || Arc::ptr_eq(denied, &before.denied) {
+            return;
         }
+        for key in self.connections.keys() {
+            if self.is_denied(key) {
+                self.close_connection(key, CloseReason::Revoked);
+            }
+        }
+    }
+
+    /// Whether the snapshot in force denies a connection's peer. A handshake may have begun under an earlier
+    /// one, so this is asked when it ends as well.
+    fn is_denied(&self, key: SlotKey) -> bool {
+        let peer = self.connections.get(key).and_then(|held| held.connection.peer());
+        peer.is_some_and(|peer| {
+            let denied = &self.snapshot.denied;
+            denied.refusal(&peer.issuer_key_id, &peer.serial, &peer.spki_sha256).is_some()
+        })
     }
 
     /// Why the snapshot in force lets nobody in, if it does not
@@ -294,11 +306,12 @@ impl Endpoint {
 
     /// Makes a call over a session; [`Event::CallDone`] follows with `token`
     pub fn call(&mut self, now: Instant, session: SessionKey, token: u64, header: CallHeader) {
-        let entry = self.sessions.get(session.slot).and_then(|entry| entry.session.as_ref());
-        let Some(link) = entry.and_then(|session| session.link_ids().next()) else {
+        let entry = self.sessions.get_mut(session.slot).and_then(|entry| entry.session.as_mut());
+        let Some(link) = entry.and_then(Session::begin_call) else {
             self.events.push_back(Event::CallDone { token, reply: None });
             return;
         };
+        self.calls.insert(token, (session.slot, link));
         self.counters.calls_made.add(1);
         let worker = self.worker as u16;
         self.route(usize::from(link.worker), Message::Call { link, token, worker, header });

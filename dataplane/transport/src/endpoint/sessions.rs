@@ -308,6 +308,13 @@ impl Endpoint {
                 self.handle_call(link, token, worker, header);
             }
             Message::CallDone(token, reply) => {
+                if let Some((slot, link)) = self.calls.remove(&token)
+                    && let Some(session) =
+                        self.sessions.get_mut(slot).and_then(|entry| entry.session.as_mut())
+                {
+                    session.end_call(link);
+                    self.mark_session(slot);
+                }
                 self.events.push_back(Event::CallDone { token, reply });
             }
             Message::Datagram { mut bytes, from } => {

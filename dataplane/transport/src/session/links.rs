@@ -36,6 +36,8 @@ pub(super) struct Link {
     pub suspect: bool,
     /// Records sent on it that are not acknowledged by the receiving flow
     pub outstanding: usize,
+    /// Calls made over it whose reply has not come
+    pub calls: usize,
     pub deadline: Option<Instant>,
     pub drained_here: bool,
     pub drained_there: bool,
@@ -58,6 +60,7 @@ impl Session {
             state: LinkState::Active,
             suspect: false,
             outstanding: 0,
+            calls: 0,
             deadline: None,
             drained_here: false,
             drained_there: false,
@@ -204,12 +207,28 @@ impl Session {
         self.check_drained(id);
     }
 
+    /// The link for a call, which keeps it from being closed as drained until [`Self::end_call`]
+    pub fn begin_call(&mut self) -> Option<LinkId> {
+        let id = self.best_link()?;
+        self.link_mut(id)?.calls += 1;
+        Some(id)
+    }
+
+    /// A call's reply has come, or never will
+    pub fn end_call(&mut self, id: LinkId) {
+        if let Some(link) = self.link_mut(id) {
+            link.calls = link.calls.saturating_sub(1);
+            self.check_drained(id);
+        }
+    }
+
     /// Once nothing is outstanding on a draining link the peer is told; once both sides are, it is closed
     pub(super) fn check_drained(&mut self, id: LinkId) {
         let has_other = self.links.iter().any(|l| l.id != id && l.state == LinkState::Active);
         let dialled = self.dialled;
         let Some(link) = self.link_mut(id) else { return };
-        if link.state != LinkState::Draining || link.outstanding > 0 || !has_other {
+        let busy = link.outstanding > 0 || link.calls > 0;
+        if link.state != LinkState::Draining || busy || !has_other {
             return;
         }
         if !link.drained_here {
@@ -277,6 +296,8 @@ impl Session {
         match reason {
             // The peer has closed the session, or has forgotten it.
             CloseReason::Done | CloseReason::SessionUnknown => self.end(reason),
+            // With the last certificate between them gone nothing is left to wait for.
+            CloseReason::Revoked if last => self.end(reason),
             CloseReason::Draining if last && self.flows.is_empty() => self.end(reason),
             CloseReason::Draining if last => {
                 // The peer restarts: knocking at once would only find it gone.

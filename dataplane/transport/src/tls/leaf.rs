@@ -4,7 +4,8 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use stoq_interface::{NodeId, PeerRefusal, SPIFFE_NODE_PREFIX};
+use boring::sha::sha256;
+use stoq_interface::{NodeId, PeerRefusal, SPIFFE_NODE_PREFIX, SpkiSha256};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
@@ -16,6 +17,7 @@ pub(super) struct Leaf {
     pub(super) node: NodeId,
     /// Lower-case hexadecimal, two digits an octet, without leading zero octets
     pub(super) serial: String,
+    pub(super) spki_sha256: SpkiSha256,
     pub(super) not_before: SystemTime,
     pub(super) not_after: SystemTime,
 }
@@ -32,6 +34,7 @@ impl Leaf {
         Ok(Self {
             node: named_node(&certificate)?,
             serial: serial_text(certificate.raw_serial()),
+            spki_sha256: sha256(certificate.public_key().raw),
             not_before: instant(certificate.validity().not_before)?,
             not_after: instant(certificate.validity().not_after)?,
         })

@@ -3,6 +3,7 @@
 //! node's identity and the profile's rules are checked here. Not a certificate authority, and no I/O.
 
 mod leaf;
+mod sct;
 mod signature;
 mod slot;
 mod verify;
@@ -12,13 +13,15 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::time::SystemTime;
+
 use boring::error::ErrorStack;
 use boring::pkey::PKey;
 use boring::ssl::{
     SslContextBuilder, SslMethod, SslOptions, SslSignatureAlgorithm, SslVerifyMode, SslVersion,
 };
 use boring::x509::X509;
-use stoq_interface::{ControlSnapshot, Identity};
+use stoq_interface::{ControlSnapshot, Identity, PeerRefusal};
 
 pub use slot::{PeerSlot, VerifiedPeer};
 use verify::Verifier;
@@ -53,6 +56,14 @@ pub enum TlsError {
         index: usize,
         /// What the path validator said
         cause: webpki::Error,
+    },
+    /// A transparency log of the trust bundle has an unusable key
+    #[error("the key of log {index} of the trust bundle is unusable: {cause}")]
+    Log {
+        /// Position in [`stoq_interface::Transparency::Required`]
+        index: usize,
+        /// What is wrong with it
+        cause: &'static str,
     },
     /// BoringSSL refused a setting
     #[error("BoringSSL refused a setting: {0}")]
@@ -93,6 +104,17 @@ fn anonymous(role: Role, snapshot: &ControlSnapshot) -> Result<SslContextBuilder
         move |ssl| verifier.judge(ssl),
     );
     Ok(builder)
+}
+
+/// Judges a certificate as the handshake of `role` would, without an expected node and without a memory: for
+/// whoever wants to know what this host would say to it
+pub fn judge_certificate(
+    role: Role,
+    snapshot: &ControlSnapshot,
+    certificate_der: &[u8],
+    now: SystemTime,
+) -> Result<Result<VerifiedPeer, PeerRefusal>, TlsError> {
+    Ok(Verifier::new(role, snapshot)?.verdict(certificate_der, None, now))
 }
 
 /// Puts the identity's chain and key into the context

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use boring::error::ErrorStack;
 use boring::ex_data::Index;
 use boring::ssl::{Ssl, SslRef};
-use stoq_interface::{NodeId, PeerRefusal};
+use stoq_interface::{IssuerKeyId, NodeId, PeerRefusal, SpkiSha256};
 
 use super::TlsError;
 
@@ -18,6 +18,10 @@ pub struct VerifiedPeer {
     pub node: NodeId,
     /// Serial number: lower-case hexadecimal, two digits an octet, without leading zero octets
     pub serial: String,
+    /// The leaf's key
+    pub spki_sha256: SpkiSha256,
+    /// The key of the authority that issued it
+    pub issuer_key_id: IssuerKeyId,
     /// End of the certificate's validity: the connection must be replaced before
     pub not_after: SystemTime,
 }

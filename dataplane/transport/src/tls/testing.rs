@@ -11,13 +11,16 @@ use boring::pkey::{PKey, Private};
 use boring::sha::sha256;
 use boring::sign::Signer;
 use rcgen::{
-    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType,
+    BasicConstraints, CertificateParams, CidrSubnet, CustomExtension, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose,
     NameConstraints, PublicKeyData, SanType, SignatureAlgorithm, SigningKey,
 };
 use stoq_interface::{
-    ControlSnapshot, Identity, NodeId, PrivateKey, SPIFFE_NODE_PREFIX, TrustAnchor,
+    ControlSnapshot, Identity, LogKey, NodeId, PrivateKey, SPIFFE_NODE_PREFIX, SpkiSha256,
+    TrustAnchor,
 };
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 /// The instant at which every test takes place
 pub(crate) fn now() -> SystemTime {
@@ -78,6 +81,19 @@ impl TestAuthority {
     }
 
     pub(crate) fn in_force(not_before: SystemTime, not_after: SystemTime) -> Self {
+        Self::bent(not_before, not_after, |_| {})
+    }
+
+    /// An authority without name constraints, which no real root would sign
+    pub(crate) fn unconstrained() -> Self {
+        Self::bent(now() - 240 * HOUR, now() + 240 * HOUR, |params| params.name_constraints = None)
+    }
+
+    fn bent(
+        not_before: SystemTime,
+        not_after: SystemTime,
+        bend: impl FnOnce(&mut CertificateParams),
+    ) -> Self {
         let key = TestKey::generate();
         let mut prefix = [0; 16];
         prefix[..2].copy_from_slice(&[0xfd, 0x77]);
@@ -94,6 +110,7 @@ impl TestAuthority {
             ],
             excluded_subtrees: vec![GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4]))],
         });
+        bend(&mut params);
         let certificate = params.self_signed(&key).unwrap();
         let certificate_der = certificate.der().to_vec();
         Self {
@@ -104,6 +121,37 @@ impl TestAuthority {
 
     /// A leaf that keeps every rule, unless `bend` breaks one
     pub(crate) fn issue(&self, node: &str, bend: impl FnOnce(&mut CertificateParams)) -> Identity {
+        self.certify(node, None, bend)
+    }
+
+    /// The same with an SCT of `log`, made at `at`
+    pub(crate) fn issue_logged(
+        &self,
+        node: &str,
+        log: &TestLog,
+        at: SystemTime,
+        bend: impl FnOnce(&mut CertificateParams),
+    ) -> Identity {
+        self.certify(node, Some((log, at)), bend)
+    }
+
+    /// The hash of this authority's key
+    pub(crate) fn spki_sha256(&self) -> SpkiSha256 {
+        let (_, parsed) = X509Certificate::from_der(&self.anchor.certificate_der).unwrap();
+        sha256(parsed.public_key().raw)
+    }
+
+    /// The identifier of this authority's key
+    pub(crate) fn key_id(&self) -> [u8; 20] {
+        sha256(&self.issuer.key().point)[..20].try_into().unwrap()
+    }
+
+    fn certify(
+        &self,
+        node: &str,
+        log: Option<(&TestLog, SystemTime)>,
+        bend: impl FnOnce(&mut CertificateParams),
+    ) -> Identity {
         let key = TestKey::generate();
         let mut params = blank(&key);
         params.not_before = (now() - HOUR).into();
@@ -117,7 +165,15 @@ impl TestAuthority {
         bend(&mut params);
         let not_after = params.not_after.into();
         let serial = params.serial_number.as_ref().unwrap().to_bytes();
-        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        let mut leaf = params.signed_by(&key, &self.issuer).unwrap();
+        if let Some((log, at)) = log {
+            let (_, parsed) = X509Certificate::from_der(leaf.der()).unwrap();
+            let content = log.promise(parsed.tbs_certificate.as_ref(), &self.spki_sha256(), at);
+            // rcgen writes custom extensions last, so without it the certificate is the one above.
+            let list = CustomExtension::from_oid_content(SCT_LIST_ARCS, content);
+            params.custom_extensions.push(list);
+            leaf = params.signed_by(&key, &self.issuer).unwrap();
+        }
         Identity {
             node: NodeId::new(node).unwrap(),
             chain_der: vec![leaf.der().to_vec()],
@@ -141,6 +197,53 @@ impl TestAuthority {
             ..ControlSnapshot::default()
         }
     }
+}
+
+/// The extension with the list of SCTs
+const SCT_LIST_ARCS: &[u64] = &[1, 3, 6, 1, 4, 1, 11_129, 2, 4, 2];
+
+/// A transparency log that promises whatever it is asked for
+pub(crate) struct TestLog(TestKey);
+
+impl TestLog {
+    pub(crate) fn new() -> Self {
+        Self(TestKey::generate())
+    }
+
+    /// As a snapshot names it
+    pub(crate) fn key(&self) -> LogKey {
+        let spki_der = self.0.key.public_key_to_der().unwrap();
+        LogKey { log_id: sha256(&spki_der), spki_der }
+    }
+
+    /// The content of the extension for a TBSCertificate without it (RFC 6962 section 3.3), with the leaf index 5
+    fn promise(&self, tbs: &[u8], issuer: &SpkiSha256, at: SystemTime) -> Vec<u8> {
+        let at_ms = at.duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+        let extensions = [0, 0, 5, 0, 0, 0, 0, 5];
+        let entry = [
+            &[0, 0][..],
+            &at_ms.to_be_bytes(),
+            &[0, 1],
+            issuer,
+            &(tbs.len() as u32).to_be_bytes()[1..],
+            tbs,
+            &[0, 8],
+            &extensions,
+        ]
+        .concat();
+        let signature = SigningKey::sign(&self.0, &entry).unwrap();
+        let signed = [&[4, 3][..], &long(&signature)].concat();
+        let id = self.key().log_id;
+        let sct = [&[0][..], &id, &at_ms.to_be_bytes(), &[0, 8], &extensions, &signed].concat();
+        let list = long(&long(&sct));
+        // Shorter than 256 octets and longer than 127: one octet of length
+        [&[4, 0x81, u8::try_from(list.len()).unwrap()][..], &list].concat()
+    }
+}
+
+/// A vector with a length of two octets
+fn long(octets: &[u8]) -> Vec<u8> {
+    [&(octets.len() as u16).to_be_bytes()[..], octets].concat()
 }
 
 /// A DNS name of a subject

@@ -2,17 +2,20 @@
 //! what must hold when nobody is refused.
 
 use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use boring::ssl::{SslContextBuilder, SslOptions, SslRef};
 use quiche::{Config, Connection, ConnectionId, RecvInfo};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 use rcgen::{CustomExtension, SanType};
-use stoq_interface::{ControlSnapshot, Identity, NodeId, PeerRefusal};
+use stoq_interface::{
+    ControlSnapshot, Denied, Freshness, Identity, NodeId, PeerRefusal, Pins, Transparency,
+};
 
-use super::testing::{TestAuthority, dns, now, spiffe};
+use super::testing::{TestAuthority, TestLog, dns, now, spiffe};
 use super::verify::Verifier;
-use super::{PeerSlot, Role, TlsError, anonymous, context, drain_error_queue};
+use super::{PeerSlot, Role, TlsError, anonymous, context, drain_error_queue, judge_certificate};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -259,9 +262,131 @@ fn a_denied_serial_is_refused_in_both_roles() {
     let authority = TestAuthority::new();
     let theirs = authority.snapshot("beta");
     let mut ours = authority.snapshot("alpha");
-    ours.denied_serials.insert(theirs.identity.as_ref().unwrap().serial.clone());
+    let serial = theirs.identity.as_ref().unwrap().serial.clone();
+    ours.denied = Arc::new(Denied { serials: [serial].into(), ..Denied::default() });
     let want = Case { refusal: PeerRefusal::Revoked, alert: 44, ..CASES[0] };
     refused_in_both_roles("denied", &ours, &theirs, want);
+}
+
+/// SHA-256 of the key of a snapshot's own leaf
+fn leaf_key(snapshot: &ControlSnapshot) -> [u8; 32] {
+    let der = &snapshot.identity.as_ref().unwrap().chain_der[0];
+    super::leaf::Leaf::from_der(der).unwrap().spki_sha256
+}
+
+#[test]
+fn a_denied_key_and_a_denied_authority_are_refused_in_both_roles() {
+    let authority = TestAuthority::new();
+    let (mut ours, theirs) = (authority.snapshot("alpha"), authority.snapshot("beta"));
+    let keys = [leaf_key(&theirs)].into();
+    ours.denied = Arc::new(Denied { keys, ..Denied::default() });
+    let want = Case { refusal: PeerRefusal::KeyRevoked, alert: 44, ..CASES[0] };
+    refused_in_both_roles("denied key", &ours, &theirs, want);
+    let issuers = [authority.key_id()].into();
+    ours.denied = Arc::new(Denied { issuers, ..Denied::default() });
+    let want = Case { refusal: PeerRefusal::IssuerRevoked, alert: 44, ..CASES[0] };
+    refused_in_both_roles("denied authority", &ours, &theirs, want);
+}
+
+#[test]
+fn an_authority_without_constraints_is_refused_in_both_roles() {
+    let (good, loose) = (TestAuthority::new(), TestAuthority::unconstrained());
+    let mut ours = good.snapshot("alpha");
+    ours.trust.push(loose.anchor.clone());
+    let theirs = good.snapshot_of(loose.issue("beta", |_| {}));
+    let want = Case { refusal: PeerRefusal::Unconstrained, alert: 48, ..CASES[0] };
+    refused_in_both_roles("unconstrained", &ours, &theirs, want);
+}
+
+#[test]
+fn a_certificate_must_be_logged_where_that_is_required() {
+    let authority = TestAuthority::new();
+    let (log, other) = (TestLog::new(), TestLog::new());
+    let ours = ControlSnapshot {
+        transparency: Transparency::Required(vec![log.key()]),
+        ..authority.snapshot("alpha")
+    };
+    let logged = |log: &TestLog, at| authority.issue_logged("beta", log, at, |_| {});
+    let cases = [
+        ("unlogged", authority.issue("beta", |_| {}), PeerRefusal::Unlogged),
+        ("logged elsewhere", logged(&other, now()), PeerRefusal::UnknownLog),
+        ("from the future", logged(&log, now() + HOUR), PeerRefusal::BadTimestamp),
+    ];
+    for (name, identity, refusal) in cases {
+        let want = Case { refusal, alert: 42, ..CASES[0] };
+        refused_in_both_roles(name, &ours, &authority.snapshot_of(identity), want);
+    }
+    let theirs = authority.snapshot_of(logged(&log, now() + HOUR / 30));
+    for role in [Role::Client, Role::Server] {
+        let der = &theirs.identity.as_ref().unwrap().chain_der[0];
+        let judged = judge_certificate(role, &ours, der, now()).unwrap();
+        assert_eq!(judged.map(|peer| peer.node.to_string()), Ok("beta".to_owned()));
+    }
+    let pair = handshake(
+        context(Role::Client, &ours).unwrap(),
+        context(Role::Server, &theirs).unwrap(),
+        "beta",
+    );
+    assert_eq!(pair.at_client.refusal(), None);
+    assert!(pair.server.is_established());
+}
+
+#[test]
+fn keys_that_are_not_pinned_are_refused_each_by_its_own_name() {
+    let authority = TestAuthority::new();
+    let (ours, theirs) = (authority.snapshot("alpha"), authority.snapshot("beta"));
+    let (issuing, root, backup) = (authority.spki_sha256(), [1; 32], [2; 32]);
+    let good = Pins {
+        roots: [root, backup].into(),
+        issuing: [issuing, backup].into(),
+        peers: [(NodeId::new("beta").unwrap(), [leaf_key(&theirs)].into())].into(),
+        root_of: [(issuing, root)].into(),
+    };
+    let with = |pins: Pins| ControlSnapshot { pins: Some(Arc::new(pins)), ..ours.clone() };
+    let cases = [
+        (Pins { roots: [backup].into(), ..good.clone() }, PeerRefusal::RootNotPinned),
+        (Pins { issuing: [backup].into(), ..good.clone() }, PeerRefusal::IssuingNotPinned),
+        (
+            Pins {
+                peers: [(NodeId::new("beta").unwrap(), [backup].into())].into(),
+                ..good.clone()
+            },
+            PeerRefusal::PeerNotPinned,
+        ),
+    ];
+    for (pins, refusal) in cases {
+        let want = Case { refusal, alert: 48, ..CASES[0] };
+        refused_in_both_roles(refusal.label(), &with(pins), &theirs, want);
+    }
+    let pair = handshake(
+        context(Role::Client, &with(good.clone())).unwrap(),
+        context(Role::Server, &theirs).unwrap(),
+        "beta",
+    );
+    assert_eq!(pair.at_client.refusal(), None);
+    assert!(pair.server.is_established());
+}
+
+#[test]
+fn an_old_deny_list_closes_the_door_to_all_but_the_authorities() {
+    let authority = TestAuthority::new();
+    let theirs = authority.snapshot("beta");
+    let fresh_until = |until, exempt: &[&str]| ControlSnapshot {
+        deny_list_freshness: Some(Freshness {
+            until,
+            exempt: exempt.iter().map(|name| NodeId::new(name).unwrap()).collect(),
+        }),
+        ..authority.snapshot("alpha")
+    };
+    let want = Case { refusal: PeerRefusal::DenyListTooOld, alert: 80, ..CASES[0] };
+    let old = now() - Duration::from_secs(1);
+    refused_in_both_roles("old list", &fresh_until(old, &["gamma"]), &theirs, want);
+    for ours in [fresh_until(now(), &[]), fresh_until(old, &["beta"])] {
+        for role in [Role::Client, Role::Server] {
+            let der = &theirs.identity.as_ref().unwrap().chain_der[0];
+            assert!(judge_certificate(role, &ours, der, now()).unwrap().is_ok());
+        }
+    }
 }
 
 #[test]

@@ -1,23 +1,34 @@
 //! The verdict on a peer's leaf: path to an issuing authority by rustls-webpki, then what it leaves open
-//! (the authority's own dates, the profile, the deny-list, the expected node). One instance serves one role
-//! under one snapshot, so what it remembers can serve no other role and no other epoch.
+//! (the authority's own dates and constraints, the profile, the log's promise, the deny-list, the pins, the
+//! expected node). One instance serves one role under one snapshot, so what it remembers can serve no other
+//! role and no other epoch.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use boring::sha::sha256;
 use boring::ssl::{SslAlert, SslRef, SslVerifyError};
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use stoq_interface::{ControlSnapshot, NodeId, PeerRefusal};
+use stoq_interface::{
+    ControlSnapshot, Denied, Freshness, IssuerKeyId, NodeId, PeerRefusal, Pins, SpkiSha256,
+    Transparency,
+};
 use webpki::{EndEntityCert, KeyUsage};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::ParsedExtension;
+use x509_parser::prelude::FromDer;
 
 use super::leaf::Leaf;
+use super::sct::Logs;
 use super::signature::ALGORITHMS;
 use super::{PeerSlot, Role, TlsError, VerifiedPeer};
 
 /// Verified leaves one verifier remembers; the oldest goes first
 pub(super) const REMEMBERED_LEAVES: usize = 4_096;
+
+/// How far ahead of this host's clock an SCT may be dated: a certificate is used the moment it was logged
+const SCT_TOLERANCE: Duration = Duration::from_secs(300);
 
 /// id-kp-serverAuth and id-kp-clientAuth, DER content octets (RFC 5280 section 4.2.1.12)
 const SERVER_AUTH: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01];
@@ -30,17 +41,25 @@ struct Validity {
     not_after: SystemTime,
 }
 
-/// An issuing authority with its own dates, which path validation ignores
+/// An issuing authority
 struct Anchor {
     authority: TrustAnchor<'static>,
-    validity: Validity,
+    facts: AnchorFacts,
 }
 
-/// A leaf that verified, and the dates that still have to be looked at each time
+/// What path validation ignores of an authority
+#[derive(Clone, Copy)]
+struct AnchorFacts {
+    validity: Validity,
+    key_id: IssuerKeyId,
+    spki_sha256: SpkiSha256,
+}
+
+/// A leaf that verified, and what still has to be looked at each time
 #[derive(Clone)]
 struct Remembered {
     leaf: Leaf,
-    anchor: Validity,
+    anchor: AnchorFacts,
 }
 
 /// Leaves by SHA-256 of their DER, in the order in which they came
@@ -67,7 +86,11 @@ impl Memory {
 pub(super) struct Verifier {
     required_usage: KeyUsage,
     anchors: Vec<Anchor>,
-    denied_serials: BTreeSet<String>,
+    /// `None` where nothing has to be logged
+    logs: Option<Logs>,
+    denied: Arc<Denied>,
+    pins: Option<Arc<Pins>>,
+    freshness: Option<Freshness>,
     memory: Mutex<Memory>,
 }
 
@@ -79,9 +102,9 @@ impl Verifier {
             let authority = webpki::anchor_from_trusted_cert(&der)
                 .map_err(|cause| TlsError::Anchor { index, cause })?
                 .to_owned();
-            let validity =
-                Validity { not_before: trusted.not_before, not_after: trusted.not_after };
-            Ok(Anchor { authority, validity })
+            let facts = AnchorFacts::read(trusted)
+                .ok_or(TlsError::Anchor { index, cause: webpki::Error::BadDer })?;
+            Ok(Anchor { authority, facts })
         };
         Ok(Self {
             required_usage: KeyUsage::required(match role {
@@ -94,7 +117,13 @@ impl Verifier {
                 .enumerate()
                 .map(read)
                 .collect::<Result<_, TlsError>>()?,
-            denied_serials: snapshot.denied_serials.clone(),
+            logs: match &snapshot.transparency {
+                Transparency::NotRequired => None,
+                Transparency::Required(logs) => Some(Logs::new(logs)?),
+            },
+            denied: Arc::clone(&snapshot.denied),
+            pins: snapshot.pins.clone(),
+            freshness: snapshot.deny_list_freshness.clone(),
             memory: Mutex::default(),
         })
     }
@@ -140,46 +169,79 @@ impl Verifier {
         if now > leaf.not_after {
             return Err(PeerRefusal::Expired);
         }
-        if now < leaf.not_before || now < anchor.not_before {
+        if now < leaf.not_before || now < anchor.validity.not_before {
             return Err(PeerRefusal::NotYetValid);
         }
-        if now > anchor.not_after {
+        if now > anchor.validity.not_after {
             return Err(PeerRefusal::AnchorExpired);
         }
-        if self.denied_serials.contains(&leaf.serial) {
-            return Err(PeerRefusal::Revoked);
+        if let Some(refusal) = self.denied.refusal(&anchor.key_id, &leaf.serial, &leaf.spki_sha256)
+        {
+            return Err(refusal);
+        }
+        if let Some(refusal) = self
+            .pins
+            .as_ref()
+            .and_then(|pins| pins.refusal(&leaf.node, &leaf.spki_sha256, &anchor.spki_sha256))
+        {
+            return Err(refusal);
         }
         if expected.is_some_and(|expected| *expected != leaf.node) {
             return Err(PeerRefusal::WrongNode);
         }
-        Ok(VerifiedPeer { node: leaf.node, serial: leaf.serial, not_after: leaf.not_after })
+        // Last, so that whoever would be refused anyway is refused for his own fault.
+        if let Some(freshness) = &self.freshness
+            && now > freshness.until
+            && !freshness.exempt.contains(&leaf.node)
+        {
+            return Err(PeerRefusal::DenyListTooOld);
+        }
+        Ok(VerifiedPeer {
+            node: leaf.node,
+            serial: leaf.serial,
+            spki_sha256: leaf.spki_sha256,
+            issuer_key_id: anchor.key_id,
+            not_after: leaf.not_after,
+        })
     }
 
-    /// Path and profile, without what is remembered
+    /// Path, profile and log, without what is remembered
     fn verify(&self, der: &[u8], now: SystemTime) -> Result<Remembered, PeerRefusal> {
         let in_force: Vec<&Anchor> =
-            self.anchors.iter().filter(|anchor| anchor.validity.holds(now)).collect();
+            self.anchors.iter().filter(|anchor| anchor.facts.validity.holds(now)).collect();
         let anchor = match self.path(der, &in_force, now) {
             Ok(anchor) => anchor,
             // Only where no authority in force has issued it is the question whether a lapsed one has: that
             // refusal has another remedy.
             Err(refusal @ (PeerRefusal::UnknownIssuer | PeerRefusal::BadSignature)) => {
-                let lapsed: Vec<&Anchor> =
-                    self.anchors.iter().filter(|anchor| !anchor.validity.holds(now)).collect();
+                let lapsed: Vec<&Anchor> = self
+                    .anchors
+                    .iter()
+                    .filter(|anchor| !anchor.facts.validity.holds(now))
+                    .collect();
                 self.path(der, &lapsed, now).map_err(|_| refusal)?
             }
             Err(refusal) => return Err(refusal),
         };
-        Ok(Remembered { leaf: Leaf::from_der(der)?, anchor })
+        if anchor.authority.name_constraints.is_none() {
+            return Err(PeerRefusal::Unconstrained);
+        }
+        let leaf = Leaf::from_der(der)?;
+        if let Some(logs) = &self.logs {
+            let latest = (now + SCT_TOLERANCE).duration_since(UNIX_EPOCH).unwrap_or_default();
+            let latest_ms = u64::try_from(latest.as_millis()).unwrap_or(u64::MAX);
+            logs.judge(der, &anchor.facts.spki_sha256, latest_ms)?;
+        }
+        Ok(Remembered { leaf, anchor: anchor.facts })
     }
 
-    /// Builds and verifies a path from the leaf to one of `anchors`; returns that authority's dates
-    fn path(
+    /// Builds and verifies a path from the leaf to one of `anchors`; returns that authority
+    fn path<'a>(
         &self,
         der: &[u8],
-        anchors: &[&Anchor],
+        anchors: &[&'a Anchor],
         now: SystemTime,
-    ) -> Result<Validity, PeerRefusal> {
+    ) -> Result<&'a Anchor, PeerRefusal> {
         let since_epoch = now.duration_since(UNIX_EPOCH).map_err(|_| PeerRefusal::NotYetValid)?;
         let der = CertificateDer::from(der);
         let leaf = EndEntityCert::try_from(&der).map_err(refusal)?;
@@ -199,8 +261,8 @@ impl Verifier {
         // The same authority may stand there twice, renewed with the same key: the longer life counts.
         let issuers = anchors.iter().filter(|anchor| anchor.authority == *path.anchor());
         issuers
-            .map(|anchor| anchor.validity)
-            .max_by_key(|validity| validity.not_after)
+            .max_by_key(|anchor| anchor.facts.validity.not_after)
+            .copied()
             .ok_or(PeerRefusal::UnknownIssuer)
     }
 
@@ -225,6 +287,25 @@ impl Verifier {
     /// The memory holds no invariant that a panicking holder could break
     fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AnchorFacts {
+    fn read(trusted: &stoq_interface::TrustAnchor) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(&trusted.certificate_der).ok()?;
+        let named = certificate.extensions().iter().find_map(|extension| {
+            match extension.parsed_extension() {
+                ParsedExtension::SubjectKeyIdentifier(id) => IssuerKeyId::try_from(id.0).ok(),
+                _ => None,
+            }
+        });
+        let point = certificate.public_key().subject_public_key.data.as_ref();
+        let of_point = || IssuerKeyId::try_from(&sha256(point)[..20]).ok();
+        Some(Self {
+            validity: Validity { not_before: trusted.not_before, not_after: trusted.not_after },
+            key_id: named.or_else(of_point)?,
+            spki_sha256: sha256(certificate.public_key().raw),
+        })
     }
 }
 
@@ -270,13 +351,25 @@ fn alert(refusal: PeerRefusal) -> SslAlert {
         PeerRefusal::Malformed
         | PeerRefusal::NameConstraint
         | PeerRefusal::NoNodeIdentity
-        | PeerRefusal::WrongNode => SslAlert::BAD_CERTIFICATE,
+        | PeerRefusal::WrongNode
+        | PeerRefusal::Unlogged
+        | PeerRefusal::UnknownLog
+        | PeerRefusal::BadTimestamp => SslAlert::BAD_CERTIFICATE,
         PeerRefusal::Expired | PeerRefusal::NotYetValid | PeerRefusal::AnchorExpired => {
             SslAlert::CERTIFICATE_EXPIRED
         }
-        PeerRefusal::UnknownIssuer | PeerRefusal::BadSignature => SslAlert::UNKNOWN_CA,
+        PeerRefusal::UnknownIssuer
+        | PeerRefusal::BadSignature
+        | PeerRefusal::Unconstrained
+        | PeerRefusal::RootNotPinned
+        | PeerRefusal::IssuingNotPinned
+        | PeerRefusal::PeerNotPinned => SslAlert::UNKNOWN_CA,
         PeerRefusal::KeyUsage => SslAlert::UNSUPPORTED_CERTIFICATE,
-        PeerRefusal::Revoked => SslAlert::CERTIFICATE_REVOKED,
+        PeerRefusal::Revoked | PeerRefusal::KeyRevoked | PeerRefusal::IssuerRevoked => {
+            SslAlert::CERTIFICATE_REVOKED
+        }
+        // Nothing is wrong with the certificate: this end does not know enough to accept it.
+        PeerRefusal::DenyListTooOld => SslAlert::INTERNAL_ERROR,
         PeerRefusal::AuthorityAsLeaf | PeerRefusal::Profile => SslAlert::CERTIFICATE_UNKNOWN,
     }
 }

@@ -1,0 +1,344 @@
+//! The node's own certificate authority, composed: signer, journal, inventory, audit log, revocation, the calls
+//! and the HTTPS server of it; and the authority as this node's rotation asks it. What each does is
+//! `stoq-trustchain`'s.
+
+use std::net::SocketAddrV6;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use stoq::{CallRequest, CallStatus, NodeId};
+use stoq_interface::{LogKey, Transparency};
+use stoq_store::Records;
+use stoq_store::records::{SqliteOptions, SqliteRecords};
+use stoq_trustchain::NodeIdentity;
+use stoq_trustchain::audit::{ANCHOR_INTERVAL, Anchoring, AuditLog};
+use stoq_trustchain::ca::replay::{Replay, ReplayError};
+use stoq_trustchain::ca::revoke::{RevocationSettings, Revocations, StartError};
+use stoq_trustchain::ca::{
+    Activation, Ca, CaError, CaSettings, Credential, IssueRequest, Mode, Parts, Refusal,
+    Registration,
+};
+use stoq_trustchain::calls::{CallDesk, CallPolicy, PREFIX};
+use stoq_trustchain::http::{HttpsServer, HttpsSettings};
+use stoq_trustchain::key_slots::KeySlots;
+use stoq_trustchain::rotation::{Failure, RequestKind};
+use stoq_trustchain::signer::KeyName;
+
+use crate::backend::Desk;
+use crate::certifier::{
+    Answering, Ask, Certified, Certifier, Declined, Suggested, call_status, failure_of,
+};
+use crate::clock::NodeClock;
+use crate::identity::OwnAuthority;
+use crate::logs;
+
+/// The profile of nodes
+const NODE_PROFILE: &str = "node";
+/// Who asks where this node certifies itself for the first time
+const ACTOR: &str = "stoqd";
+
+/// Why the authority does not run
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityProblem {
+    /// The authority
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// The journal
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// Revocation
+    #[error(transparent)]
+    Revocation(#[from] StartError),
+    /// The inventory
+    #[error("the inventory: {0}")]
+    Records(#[from] stoq_store::records::RecordsError),
+}
+
+/// How the authority is to run
+pub struct Opening<'a> {
+    /// Its keys and books
+    pub own: &'a OwnAuthority,
+    /// Below which directory it keeps its state
+    pub state: &'a Path,
+    /// Where it will serve HTTPS, if it will
+    pub https: Option<SocketAddrV6>,
+    /// As strict as in production
+    pub production: bool,
+    /// What time it is
+    pub clock: NodeClock,
+}
+
+/// An authority that runs
+pub struct Running {
+    /// Issues
+    pub ca: Ca,
+    /// Revokes
+    pub revocations: Revocations,
+    audit: AuditLog,
+    calls: CallDesk,
+    directory: PathBuf,
+    high_water: PathBuf,
+    _anchoring: Anchoring,
+}
+
+impl Running {
+    /// Opens the authority, and makes its journal and log where there are none. Blocks; call it where a runtime
+    /// is.
+    pub fn open(opening: &Opening<'_>) -> Result<Self, AuthorityProblem> {
+        let Opening { own, state, https, production, clock } = opening;
+        let clock = *clock;
+        let directory = state.join("authority");
+        let instance = own.subject().node().clone();
+        let base = base_uri(&instance, *https);
+        let settings = CaSettings {
+            mode: if *production { Mode::Production } else { Mode::default() },
+            clock: Arc::new(move || clock.now()),
+            ..CaSettings::new(directory.join("ca"), instance, base)
+        };
+        let (ca_directory, journal) = (settings.directory.clone(), settings.journal_directory());
+        let (signer, log_key) = (Arc::clone(&own.signer), KeyName::log());
+        let start = &stoq_store::named_thread;
+        if !Ca::exists(&settings) {
+            Ca::create(&settings, &signer, &log_key, start)?;
+        }
+        let replay = Replay::read(&journal)?;
+        let records = directory.join("inventory.db");
+        let records = SqliteRecords::open(&records, SqliteOptions::default(), start)?;
+        let records: Arc<dyn Records> = Arc::new(records);
+        let high_water = state.join("revocation-high-water.json");
+        let revoking =
+            RevocationSettings::new(settings.sharding, settings.crl_base_uri(), high_water.clone());
+        let parts = Parts {
+            authority: own.authority.as_ref().clone(),
+            log_signer: signer,
+            log_key,
+            tokens: Arc::clone(&own.tokens),
+            records: Some(records),
+            followers: Vec::new(),
+        };
+        let (ca, found) = Ca::open(settings, parts, start)?;
+        tracing::info!(issued = found.issued, log = found.log_entries, "certificate authority");
+        let audit = AuditLog::start(
+            Arc::new(ca.clone()),
+            replay.audit.clone(),
+            Arc::new(move || clock.now()),
+        );
+        let revocations = Revocations::start(&ca, audit.clone(), replay, revoking, None)?;
+        let calls = CallDesk::new(ca.clone(), revocations.clone(), CallPolicy::default());
+        let anchoring = Anchoring::start(ca.clone(), audit.clone(), ANCHOR_INTERVAL);
+        Ok(Self {
+            ca,
+            revocations,
+            audit,
+            calls,
+            directory: ca_directory,
+            high_water,
+            _anchoring: anchoring,
+        })
+    }
+
+    /// What the operator's commands need of it
+    pub fn desk(&self) -> Desk {
+        Desk {
+            ca: self.ca.clone(),
+            audit: self.audit.clone(),
+            revocations: self.revocations.clone(),
+            directory: self.directory.clone(),
+            high_water: self.high_water.clone(),
+        }
+    }
+
+    /// What peers are held to where this authority's log is the one there is
+    pub fn transparency(&self) -> Transparency {
+        Transparency::Required(vec![self.log_key()])
+    }
+
+    fn log_key(&self) -> LogKey {
+        let log = self.ca.log();
+        LogKey { log_id: *log.log_id(), spki_der: log.spki_der().to_vec() }
+    }
+
+    /// Serves HTTPS: enrolment, EST and what anybody may read
+    pub async fn serve_https(&self, listen: SocketAddrV6) -> Result<HttpsServer, String> {
+        let settings = HttpsSettings::new(listen);
+        let bound = HttpsServer::bind(settings, self.ca.clone(), self.revocations.clone()).await;
+        bound.map_err(|error| error.to_string())
+    }
+
+    /// Answers the calls of other nodes; to be called where a runtime is
+    pub fn answer(&self) -> impl Fn(CallRequest) + Send + Sync + 'static {
+        let (calls, log_spki) = (self.calls.clone(), self.log_key().spki_der);
+        let runtime = tokio::runtime::Handle::current();
+        move |call: CallRequest| {
+            if call.method() == logs::LOG_KEY_METHOD {
+                replied(call.reply(Bytes::from(log_spki.clone())));
+            } else if call.method().starts_with(PREFIX) {
+                let calls = calls.clone();
+                runtime.spawn(async move {
+                    let deadline = std::time::Duration::from_millis(call.deadline_ms());
+                    let (peer, method, body) = (call.peer(), call.method(), call.body());
+                    let answer = calls.answer(peer, method, body, deadline).await;
+                    let body = Bytes::from(answer.body);
+                    replied(match call_status(answer.status) {
+                        CallStatus::Ok => call.reply(body),
+                        status => call.refuse(status, body),
+                    });
+                });
+            } else {
+                replied(call.refuse(CallStatus::Unknown, Bytes::new()));
+            }
+        }
+    }
+
+    /// Ends it in order: what was delivered is durable in any case
+    pub async fn close(&self) {
+        if let Err(refusal) = self.ca.close().await {
+            tracing::error!(%refusal, "the authority could not finish everything");
+        }
+    }
+}
+
+fn replied(taken: bool) {
+    if !taken {
+        tracing::warn!("a worker takes no more answers to calls");
+    }
+}
+
+/// What the addresses in certificates begin with: where HTTPS is served, or the node's name where that is not one
+/// address
+fn base_uri(instance: &NodeId, https: Option<SocketAddrV6>) -> String {
+    match https {
+        Some(at) if !at.ip().is_unspecified() && at.port() != 0 => {
+            format!("https://[{}]:{}/", at.ip(), at.port())
+        }
+        other => {
+            let port = other.map(|at| at.port()).filter(|port| *port != 0).unwrap_or(8443);
+            format!("https://{instance}.nodes.hypermesh:{port}/")
+        }
+    }
+}
+
+/// Certifies this node by its own authority
+pub struct OwnCertifier {
+    own: OwnAuthority,
+    ca: Ca,
+}
+
+impl OwnCertifier {
+    /// Asks this authority
+    pub fn new(own: OwnAuthority, ca: Ca) -> Self {
+        Self { own, ca }
+    }
+}
+
+impl Certifier for OwnCertifier {
+    fn certify(&self, ask: Ask) -> Answering<Certified> {
+        let (own, ca) = (self.own.clone(), self.ca.clone());
+        Box::pin(async move {
+            let node = own.subject().node().to_string();
+            let (credential, subject, activation) = match (&ask.kind, ask.current) {
+                (RequestKind::Renew { .. }, Some(leaf_der)) => {
+                    (Credential::Certificate { leaf_der }, None, Activation::Successor)
+                }
+                _ => {
+                    let registration = Registration {
+                        profile: NODE_PROFILE.into(),
+                        subject: node.clone(),
+                        owner: None,
+                        addresses: own.subject().addresses().to_vec(),
+                        alternative_names: false,
+                    };
+                    ca.register(registration).await.map_err(declined)?;
+                    let operator = Credential::Operator { name: ACTOR.into() };
+                    (operator, Some(node), Activation::Now)
+                }
+            };
+            let request = IssueRequest {
+                profile: NODE_PROFILE.into(),
+                subject,
+                csr_der: ask.csr_der,
+                credential,
+                idempotency_key: Vec::new(),
+                consensus_proof: None,
+                stoq_address: None,
+                activation,
+            };
+            let issued = ca.issue(request).await.map_err(declined)?;
+            Ok(Certified {
+                chain: [issued.certificate_der, issued.issuing_der, issued.root_der],
+                window: Some(issued.window),
+                authority_time: Some(ca.now()),
+            })
+        })
+    }
+
+    fn suggest(&self, _authority: String, serial: String) -> Answering<Suggested> {
+        let information = self.ca.renewal_information(&serial);
+        Box::pin(async move {
+            let none = || Declined::new(Failure::NodeRefused, "no such certificate");
+            let information = information.ok_or_else(none)?;
+            Ok((Some(information.window), Some(information.retry_after)))
+        })
+    }
+}
+
+/// The first certificate of a node by its own authority, so that it is somebody before it listens. Blocks; call
+/// it where a runtime is, off its own threads.
+pub fn certify_first(
+    running: &Running,
+    own: &OwnAuthority,
+    slots: &KeySlots,
+    clock: NodeClock,
+) -> Result<NodeIdentity, Declined> {
+    let local = |error: &dyn std::fmt::Display| Declined::new(Failure::Local, error);
+    let slot = slots.find(clock.now()).map_err(|error| local(&error))?.next;
+    let csr_der = slots.request(slot).map_err(|error| local(&error))?;
+    let authority = own.subject().node().to_string();
+    let (kind, enrolled) = (RequestKind::ReEnrol, slots.clone());
+    let ask = Ask { authority, csr_der, kind, current: None, enrolled };
+    let asking = OwnCertifier::new(own.clone(), running.ca.clone()).certify(ask);
+    let certified = tokio::runtime::Handle::current().block_on(asking)?;
+    let [leaf, issuing, root] = &certified.chain;
+    let (node, trusted) = (own.subject().node(), own.authority.root_fingerprint());
+    let slotted = slots
+        .install(slot, node, [leaf, issuing, root], &trusted, clock.now())
+        .map_err(|error| Declined::new(Failure::Unusable, error))?;
+    slots.activate(slot).map_err(|error| local(&error))?;
+    Ok(slotted.identity)
+}
+
+fn declined(refusal: Refusal) -> Declined {
+    let failure = failure_of(refusal.code());
+    Declined { retry_after: refusal.retry_after(), ..Declined::new(failure, refusal) }
+}
+
+/// Where the authority behind a certificate serves HTTPS, as the certificate says (RFC 5280 section 4.2.2.1)
+pub fn https_of(certificate_der: &[u8]) -> Option<SocketAddrV6> {
+    use stoq_trustchain::certificate::{issuer_uris, parse};
+    let parsed = parse(certificate_der).ok()?;
+    let uri = issuer_uris(&parsed).into_iter().find(|uri| uri.starts_with("https://["))?;
+    let authority = uri.strip_prefix("https://")?.split('/').next()?;
+    authority.parse().ok()
+}
+
+/// The instant as milliseconds since 1970, with room for clocks that differ
+pub fn milliseconds(at: SystemTime) -> u64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_name_an_address_that_can_be_dialled_or_the_node() {
+        let alpha = NodeId::new("alpha").unwrap();
+        let at = |text: &str| Some(text.parse().unwrap());
+        assert_eq!(base_uri(&alpha, at("[::1]:8443")), "https://[::1]:8443/");
+        assert_eq!(base_uri(&alpha, at("[::]:9000")), "https://alpha.nodes.hypermesh:9000/");
+        assert_eq!(base_uri(&alpha, None), "https://alpha.nodes.hypermesh:8443/");
+    }
+}

@@ -1,0 +1,108 @@
+//! How the node is, on one screen, and what is wrong with it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use stoq_admin::ApiError;
+use stoq_admin::api::{
+    DRAIN_SECONDS_MAX, Drain, Drained, Listener, ListenerList, ListenerListed, Problem, Status,
+    StatusShow, Totals, VersionShow, VersionShown, Worker, WorkerList, WorkerListed, WorkerShow,
+    WorkerShown,
+};
+use stoq_trustchain::NodeIdentity;
+
+use super::Admin;
+use super::node::certificate;
+use super::service::shown_attachments;
+use crate::identity;
+
+/// What an operator should know, each with a remedy
+pub fn problems(admin: &Admin) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let now = admin.0.clock.now();
+    let identities = admin.0.identities();
+    let not_after = identities.identity.map(|identity| identity.identity().not_after);
+    let mut add = |code: &str, message: String, remedy: &str| {
+        problems.push(Problem { code: code.into(), message, remedy: remedy.into() });
+    };
+    if let Some(problem) = identities.problem {
+        add(
+            "no-identity",
+            format!("this node has no usable certificate: {problem}"),
+            "join again with a new token: stoqctl node join TOKEN",
+        );
+    }
+    if not_after.is_some_and(|not_after| not_after <= now) {
+        add(
+            "certificate-expired",
+            "this node's certificate has expired: no new session is possible".into(),
+            "join again with a new token: stoqctl node join TOKEN",
+        );
+    } else if not_after.is_some_and(|not_after| not_after < now + identity::WARN_BELOW) {
+        add(
+            "certificate-ends-soon",
+            "this node's certificate ends within six hours, and no successor is in force".into(),
+            "it is asked for without end: `stoqctl doctor` says why none came",
+        );
+    }
+    for worker in admin.0.endpoint.workers() {
+        if let Some(reason) = worker.io_fallback {
+            let message = format!("worker {} runs without io_uring: {reason}", worker.index);
+            add("io-fallback", message, "allow io_uring: sysctl kernel.io_uring_disabled=0");
+        }
+    }
+    problems
+}
+
+pub async fn show(admin: &Admin, _request: StatusShow) -> Result<Status, ApiError> {
+    let node = &admin.0;
+    let identity = node.identities().identity;
+    let sessions = node.endpoint.sessions().await;
+    let problems = problems(admin);
+    let usable = |one: &NodeIdentity| one.identity().not_after > node.clock.now();
+    let usable = identity.as_ref().is_some_and(usable);
+    Ok(Status {
+        ready: !node.is_draining() && usable,
+        draining: node.is_draining(),
+        problems,
+        node: Some(node.name()),
+        certificate: identity.as_ref().map(certificate),
+        epoch: node.epoch(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        started_at: node.started_at,
+        listeners: vec![Listener::from(&node.endpoint.listener())],
+        workers: node.endpoint.workers().iter().map(Worker::from).collect(),
+        services_published: node.services.published().len(),
+        services_attached: shown_attachments(admin, &sessions).len(),
+        totals: Totals::of(node.endpoint.counters().iter().map(Arc::as_ref)),
+    })
+}
+
+pub async fn workers(admin: &Admin, _request: WorkerList) -> Result<WorkerListed, ApiError> {
+    Ok(WorkerListed { workers: admin.0.endpoint.workers().iter().map(Worker::from).collect() })
+}
+
+pub async fn worker(admin: &Admin, request: WorkerShow) -> Result<WorkerShown, ApiError> {
+    let workers = admin.0.endpoint.workers();
+    let counters = admin.0.endpoint.counters();
+    match (workers.get(request.index), counters.get(request.index)) {
+        (Some(worker), Some(counters)) => Ok(WorkerShown::new(worker, counters)),
+        _ => Err(ApiError::not_found("worker", request.index, "stoqctl worker list")),
+    }
+}
+
+pub async fn listeners(admin: &Admin, _request: ListenerList) -> Result<ListenerListed, ApiError> {
+    Ok(ListenerListed { listeners: vec![Listener::from(&admin.0.endpoint.listener())] })
+}
+
+pub async fn drain(admin: &Admin, request: Drain) -> Result<Drained, ApiError> {
+    let started = std::time::Instant::now();
+    let timeout = Duration::from_secs(request.timeout_seconds.min(DRAIN_SECONDS_MAX));
+    let (flows_cut, connections_closed) = admin.0.drain(timeout).await;
+    Ok(Drained { flows_cut, connections_closed, seconds: started.elapsed().as_secs_f64() })
+}
+
+pub async fn version(_admin: &Admin, _request: VersionShow) -> Result<VersionShown, ApiError> {
+    Ok(crate::command_line::version())
+}

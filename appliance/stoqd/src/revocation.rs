@@ -1,0 +1,489 @@
+//! Holds the deny-lists of the authorities this node knows: fetches them, keeps them on disk, and has the data
+//! plane refuse and close what they name. Which document counts is decided in `stoq_trustchain::revocation`.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use stoq::NodeId;
+use stoq_interface::{Denied, Freshness};
+use stoq_trustchain::NodeIdentity;
+use stoq_trustchain::ca::revoke::Revocations;
+use stoq_trustchain::calls::{CallProblem, Client};
+use stoq_trustchain::revocation::{
+    Applied, DenyList, DenyListAction, DenyListSettings, Entry, HighWaterMark, ListSigner,
+    NewConnections, SignerError, Signers, SpkiHash, StoreForm,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::certifier::SessionChannel;
+use crate::node::Node;
+use crate::rotation::Notice;
+
+/// Time one call for the next deny-list waits for it
+const HOLD: Duration = Duration::from_secs(60);
+/// Pause after a call that failed, at first and at most; the next authority outage must not become a herd
+const PAUSE_FIRST: Duration = Duration::from_millis(250);
+const PAUSE_LONGEST: Duration = Duration::from_secs(30);
+/// Documents that wait to be judged
+const ARRIVALS: usize = 16;
+/// Documents of one instance that are read back; more than the list keeps behind one full issue
+const DOCUMENTS_LIMIT: usize = 2_048;
+/// Octets of the largest file that is read back
+const FILE_LIMIT_BYTES: u64 = 17 << 20;
+const MARK_FILE: &str = "mark.json";
+
+/// Where the deny-lists of a node come from
+#[derive(Clone)]
+pub enum Lists {
+    /// Its own authority
+    Own(NodeId, Revocations),
+    /// Authorities on other nodes, asked by calls over STOQ
+    Remote(Vec<NodeId>),
+}
+
+impl Lists {
+    /// The authorities
+    fn instances(&self) -> Vec<NodeId> {
+        match self {
+            Self::Own(instance, _) => vec![instance.clone()],
+            Self::Remote(instances) => instances.clone(),
+        }
+    }
+}
+
+/// Holds and enforces deny-lists until the identity changes; then begins again with the new authorities
+pub async fn drive(node: Arc<Node>) {
+    let mut changed = node.identity_changed();
+    loop {
+        changed.mark_unchanged();
+        let lists = node.lists();
+        match (lists, node.identities().identity) {
+            (Some(lists), Some(identity)) => match Holder::begin(&node, &lists, &identity).await {
+                Ok(mut holder) => holder.run(lists, &mut changed).await,
+                Err(error) => {
+                    tracing::error!(%error, "no deny-list is followed");
+                    node.set_freshness(None);
+                    if changed.changed().await.is_err() {
+                        return;
+                    }
+                }
+            },
+            _ => {
+                if changed.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Why deny-lists cannot be followed
+#[derive(Debug, thiserror::Error)]
+enum CannotBegin {
+    #[error(transparent)]
+    Signer(#[from] SignerError),
+    #[error("{0}: {1}; check the state directory")]
+    Files(PathBuf, io::Error),
+    #[error("the stored lists could not be read: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// A document that came, and from whom
+struct Arrival {
+    instance: NodeId,
+    document: Vec<u8>,
+}
+
+struct Holder {
+    node: Arc<Node>,
+    list: DenyList,
+    directory: PathBuf,
+    fail_closed: bool,
+    exempt: Vec<NodeId>,
+    /// What each call is to ask for: everything behind this epoch
+    epochs: BTreeMap<NodeId, watch::Sender<u64>>,
+}
+
+impl Holder {
+    async fn begin(
+        node: &Arc<Node>,
+        lists: &Lists,
+        identity: &NodeIdentity,
+    ) -> Result<Self, CannotBegin> {
+        let instances = lists.instances();
+        let signer = |instance: &NodeId| {
+            ListSigner::from_certificate(instance.clone(), identity.issuing_der())
+        };
+        // The authority that issued this node's certificate is the one whose list it can verify.
+        let signers: Vec<ListSigner> =
+            instances.first().map(signer).transpose()?.into_iter().collect();
+        let signers = Signers::new(signers)?;
+        let trust = node.config.load().trust.clone();
+        let settings = DenyListSettings {
+            too_old_after: trust.deny_list_max_age,
+            fail_closed: trust.fail_closed,
+            ..DenyListSettings::default()
+        };
+        let directory = node.placement.state_directory.join("deny-list");
+        let (path, now) = (directory.clone(), node.clock.now());
+        let names = instances.clone();
+        let stored = tokio::task::spawn_blocking(move || Stored::read(&path, &names)).await?;
+        let stored = stored.map_err(|error| CannotBegin::Files(directory.clone(), error))?;
+        let (list, refusals) =
+            DenyList::restore(settings, signers, stored.marks, stored.documents, now);
+        for refusal in refusals {
+            tracing::error!(%refusal, "a stored deny-list is not used");
+        }
+        let epochs: BTreeMap<_, _> =
+            instances.iter().map(|name| (name.clone(), watch::Sender::new(0))).collect();
+        for (name, epoch) in list.epochs() {
+            if let Some(sender) = epochs.get(name) {
+                sender.send_replace(epoch);
+            }
+        }
+        let mut holder = Self {
+            node: Arc::clone(node),
+            list,
+            directory,
+            fail_closed: trust.fail_closed,
+            exempt: instances,
+            epochs,
+        };
+        holder.enforce();
+        Ok(holder)
+    }
+
+    /// Ends when the identity changes
+    async fn run(&mut self, lists: Lists, changed: &mut watch::Receiver<u64>) {
+        let (arrive, mut arrivals) = mpsc::channel(ARRIVALS);
+        let mut followers = JoinSet::new();
+        match lists {
+            Lists::Own(instance, revocations) => {
+                followers.spawn(follow_own(instance, revocations, arrive));
+            }
+            Lists::Remote(instances) => {
+                for instance in instances {
+                    let Some(epoch) = self.epochs.get(&instance) else { continue };
+                    let epoch = epoch.subscribe();
+                    let node = Arc::clone(&self.node);
+                    followers.spawn(follow_remote(node, instance, epoch, arrive.clone()));
+                }
+            }
+        }
+        loop {
+            self.carry_out().await;
+            let now = self.node.clock.now();
+            let due = self.list.poll_timeout(now).duration_since(now).unwrap_or_default();
+            let pause = self.node.clock.wait(due).max(Duration::from_millis(10));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _gone = changed.changed() => return,
+                arrival = arrivals.recv() => {
+                    if let Some(Arrival { instance, document }) = arrival {
+                        self.take(&instance, &document);
+                    }
+                }
+            }
+            self.list.handle_time(self.node.clock.now());
+        }
+    }
+
+    fn take(&mut self, instance: &NodeId, document: &[u8]) {
+        match self.list.handle_document(document, self.node.clock.now()) {
+            Ok(Applied::AlreadyHeld) => {}
+            Ok(Applied::Taken { added: 0 }) => tracing::debug!(%instance, "deny-list confirmed"),
+            Ok(Applied::Taken { added }) => tracing::info!(%instance, added, "deny-list taken"),
+            Err(refusal) => {
+                tracing::error!(%instance, %refusal, label = refusal.label(), "deny-list refused");
+            }
+        }
+        for (name, epoch) in self.list.epochs() {
+            if let Some(sender) = self.epochs.get(name) {
+                sender.send_if_modified(|held| std::mem::replace(held, epoch) != epoch);
+            }
+        }
+        // Every issue moves the time until which the list may be gone by.
+        self.publish_freshness();
+    }
+
+    async fn carry_out(&mut self) {
+        while let Some(action) = self.list.poll_action() {
+            match action {
+                DenyListAction::CloseConnections { revoked } => {
+                    self.enforce();
+                    self.notice_own(&revoked);
+                }
+                DenyListAction::AskFull { instance, held_epoch } => {
+                    tracing::info!(%instance, held_epoch, "the full deny-list is asked for");
+                    if let Some(sender) = self.epochs.get(&instance) {
+                        sender.send_replace(0);
+                    }
+                }
+                DenyListAction::Store { instance, form, document, mark } => {
+                    self.store(&instance, form, document, mark).await;
+                }
+                DenyListAction::NewConnections(policy) => {
+                    match &policy {
+                        NewConnections::Allowed => tracing::info!("deny-lists are recent"),
+                        NewConnections::AllowedAlthoughOld { instances } => tracing::warn!(
+                            ?instances,
+                            "deny-lists are too old; connections are made all the same"
+                        ),
+                        NewConnections::Refused { instances } => tracing::error!(
+                            ?instances,
+                            "deny-lists are too old; new connections are refused"
+                        ),
+                    }
+                    self.publish_freshness();
+                }
+            }
+        }
+    }
+
+    /// Has the data plane refuse what is denied now, and close the connections on which it is shown
+    fn enforce(&mut self) {
+        let mut denied = Denied { serials: HashSet::new(), ..Denied::default() };
+        for entry in self.list.entries() {
+            if let Some((_, serial)) = entry.target.named_certificate() {
+                denied.serials.insert(serial.to_string());
+            }
+            if let Some(key) = entry.target.named_key() {
+                denied.keys.insert(*key.as_bytes());
+            }
+        }
+        let (serials, keys) = (denied.serials.len(), denied.keys.len());
+        let epoch = self.node.set_denied(denied);
+        tracing::info!(serials, keys, epoch, "deny-list in force");
+        self.publish_freshness();
+    }
+
+    /// This node's own certificate or key may be among them
+    fn notice_own(&self, revoked: &[Entry]) {
+        let Some(identity) = self.node.identities().identity else { return };
+        let own = &identity.identity().serial;
+        let parsed = stoq_trustchain::certificate::parse(identity.leaf_der());
+        let key = parsed.map(|leaf| SpkiHash::of(leaf.public_key().raw)).ok();
+        let is_own = |entry: &&Entry| {
+            let named = entry.target.named_certificate();
+            named.is_some_and(|(_, serial)| serial.to_string() == *own)
+                || (key.is_some() && entry.target.named_key() == key.as_ref())
+        };
+        if revoked.iter().any(|entry| is_own(&entry)) {
+            tracing::error!(serial = own, "this node's own certificate was revoked");
+            self.node.rotation.tell(Notice::Revoked(own.clone()));
+        }
+    }
+
+    fn publish_freshness(&self) {
+        let freshness = self.fail_closed.then(|| Freshness {
+            until: self.list.recent_until(),
+            exempt: self.exempt.iter().cloned().collect(),
+        });
+        self.node.set_freshness(freshness);
+    }
+
+    async fn store(
+        &self,
+        instance: &NodeId,
+        form: StoreForm,
+        document: Vec<u8>,
+        mark: HighWaterMark,
+    ) {
+        let directory = self.directory.join(instance.as_str());
+        let written =
+            tokio::task::spawn_blocking(move || write(&directory, form, &document, &mark));
+        let outcome = written.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        if let Err(error) = outcome {
+            // It is in force; a host that starts without it asks for it again.
+            tracing::error!(%instance, %error, "a deny-list could not be stored");
+        }
+    }
+}
+
+/// Follows the list of the own authority; the full one each time, which costs nothing within one process
+async fn follow_own(instance: NodeId, revocations: Revocations, arrivals: mpsc::Sender<Arrival>) {
+    let mut issues = revocations.deny_list();
+    loop {
+        let issue = issues.borrow_and_update().clone();
+        if let Some(issue) = issue {
+            let arrival = Arrival { instance: instance.clone(), document: issue.full.clone() };
+            if arrivals.send(arrival).await.is_err() {
+                return;
+            }
+        }
+        if issues.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Follows the list of another node's authority: always one call under way that waits for the next issue
+async fn follow_remote(
+    node: Arc<Node>,
+    instance: NodeId,
+    mut epoch: watch::Receiver<u64>,
+    arrivals: mpsc::Sender<Arrival>,
+) {
+    let mut pause = PAUSE_FIRST;
+    loop {
+        let held = *epoch.borrow_and_update();
+        let asked = tokio::select! {
+            asked = ask(&node, &instance, held) => asked,
+            // Another epoch is to be asked for, or this list is of no interest any more.
+            more = epoch.changed() => match more {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+        };
+        match asked {
+            Ok(None) => pause = PAUSE_FIRST,
+            Ok(Some(document)) => {
+                pause = PAUSE_FIRST;
+                let arrival = Arrival { instance: instance.clone(), document };
+                if arrivals.send(arrival).await.is_err() {
+                    return;
+                }
+                // Judging it changes the epoch; one that was refused must not be asked for without end.
+                tokio::select! {
+                    _changed = epoch.changed() => {}
+                    () = tokio::time::sleep(PAUSE_FIRST) => {}
+                }
+            }
+            Err(reason) => {
+                tracing::debug!(%instance, reason, "the deny-list could not be asked for");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_LONGEST);
+            }
+        }
+    }
+}
+
+async fn ask(node: &Node, instance: &NodeId, held: u64) -> Result<Option<Vec<u8>>, String> {
+    let session = node.peers.session(instance).await.map_err(|error| error.to_string())?;
+    let client = Client::new(SessionChannel(session));
+    client.deny_list(held, HOLD).await.or_else(|problem| match problem {
+        // Nothing new came in time.
+        CallProblem::Deadline => Ok(None),
+        other => Err(other.to_string()),
+    })
+}
+
+/// What is on disk
+#[derive(Default)]
+struct Stored {
+    marks: Vec<HighWaterMark>,
+    documents: Vec<Vec<u8>>,
+}
+
+impl Stored {
+    fn read(directory: &Path, instances: &[NodeId]) -> io::Result<Self> {
+        let mut stored = Self::default();
+        for instance in instances {
+            let directory = directory.join(instance.as_str());
+            if !directory.exists() {
+                continue;
+            }
+            match std::fs::read(directory.join(MARK_FILE)) {
+                Ok(bytes) => stored.marks.push(serde_json::from_slice(&bytes)?),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            for path in documents(&directory)? {
+                if std::fs::metadata(&path)?.len() <= FILE_LIMIT_BYTES {
+                    stored.documents.push(std::fs::read(path)?);
+                }
+            }
+        }
+        Ok(stored)
+    }
+}
+
+/// The documents of an instance, in the order in which they came: names are epochs of 20 digits
+fn documents(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "list") {
+            paths.push(path);
+        }
+        if paths.len() > DOCUMENTS_LIMIT {
+            return Err(io::Error::other(format!("more than {DOCUMENTS_LIMIT} documents")));
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// The document first and the mark after it: a mark without its list counts as a list that was lost, and the
+/// list without its mark is a list
+fn write(
+    directory: &Path,
+    form: StoreForm,
+    document: &[u8],
+    mark: &HighWaterMark,
+) -> io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    let before = match form {
+        StoreForm::Replace => documents(directory)?,
+        StoreForm::Append => Vec::new(),
+    };
+    let name = format!("{:020}.list", mark.epoch);
+    replace(directory, &name, document)?;
+    replace(directory, MARK_FILE, &serde_json::to_vec(mark)?)?;
+    for path in before {
+        if path.file_name().is_some_and(|known| known.to_str() != Some(&name)) {
+            std::fs::remove_file(path)?;
+        }
+    }
+    std::fs::File::open(directory)?.sync_all()
+}
+
+fn replace(directory: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+    use std::io::Write as _;
+    let fresh = directory.join(format!("{name}.new"));
+    let mut file = std::fs::File::create(&fresh)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&fresh, directory.join(name))?;
+    std::fs::File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(epoch: u64) -> HighWaterMark {
+        HighWaterMark {
+            instance: "alpha".into(),
+            epoch,
+            issued_at: 5,
+            live: 0,
+            content_sha256: "00".into(),
+            ends_by_hour: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn documents_are_read_back_in_order_and_a_full_one_takes_the_place_of_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let alpha = NodeId::new("alpha").unwrap();
+        let read = || Stored::read(directory.path(), std::slice::from_ref(&alpha)).unwrap();
+        assert!(read().documents.is_empty());
+        let own = directory.path().join("alpha");
+        write(&own, StoreForm::Replace, b"full", &mark(2)).unwrap();
+        write(&own, StoreForm::Append, b"change", &mark(10)).unwrap();
+        let stored = read();
+        assert_eq!(stored.documents, [b"full".to_vec(), b"change".to_vec()]);
+        assert_eq!(stored.marks, [mark(10)]);
+        write(&own, StoreForm::Replace, b"whole", &mark(11)).unwrap();
+        assert_eq!(read().documents, [b"whole".to_vec()]);
+        write(&own, StoreForm::Replace, b"again", &mark(11)).unwrap();
+        assert_eq!(read().documents, [b"again".to_vec()]);
+        std::fs::write(own.join(MARK_FILE), b"{").unwrap();
+        assert!(Stored::read(directory.path(), &[alpha]).is_err(), "damage is not a fresh start");
+    }
+}

@@ -1,0 +1,35 @@
+//! Backups of the authority while it runs. Checking and restoring one needs no daemon and is `stoqctl`'s.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Copies the authority's state into a new directory
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupCreate {
+    /// Absolute; must not exist yet. The daemon writes it.
+    pub directory: PathBuf,
+    /// Private keys too, as far as they lie with the authority's state
+    #[serde(default)]
+    pub with_keys: bool,
+}
+
+/// A backup
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct BackupCreated {
+    /// Where it is
+    pub directory: PathBuf,
+    /// Files in it
+    pub files: u64,
+    /// Their size
+    pub bytes: u64,
+    /// Last journal entry in it
+    pub journal_sequence: u64,
+    /// Number of the deny-list in it
+    pub deny_list_epoch: u64,
+    /// Certificates in its journal
+    pub certificates: u64,
+    /// Files with private keys that were left out
+    pub keys_left_out: Vec<String>,
+}
