@@ -45,6 +45,9 @@ pub enum AuthorityProblem {
     /// The authority
     #[error(transparent)]
     Ca(#[from] CaError),
+    /// Its directory
+    #[error(transparent)]
+    Directory(#[from] crate::identity::OpenError),
     /// The journal
     #[error(transparent)]
     Replay(#[from] ReplayError),
@@ -101,6 +104,7 @@ impl Running {
         let (signer, log_key) = (Arc::clone(&own.signer), KeyName::log());
         let start = &stoq_store::named_thread;
         if !Ca::exists(&settings) {
+            crate::identity::private_directory(&ca_directory)?;
             Ca::create(&settings, &signer, &log_key, start)?;
         }
         let replay = Replay::read(&journal)?;

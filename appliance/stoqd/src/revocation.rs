@@ -426,7 +426,7 @@ fn write(
     document: &[u8],
     mark: &HighWaterMark,
 ) -> io::Result<()> {
-    std::fs::create_dir_all(directory)?;
+    crate::identity::private_directory(directory).map_err(std::io::Error::other)?;
     let before = match form {
         StoreForm::Replace => documents(directory)?,
         StoreForm::Append => Vec::new(),

@@ -106,6 +106,8 @@ fn limits_of_a_reload_hold_for_new_sessions() {
     let (alpha, beta, _echo, at) = pair(&Options::default());
     alpha.configure(&Options::with_sections("[limits]\nflows_per_session = 2\n"));
     alpha.ask(&["config", "reload"]);
+    // Beta has a session already, over which it hears who was revoked.
+    beta.ask(&["session", "close", "--peer", "alpha"]);
     let mut held = Vec::new();
     for _ in 0..2 {
         let mut stream = Stream::connect(&at).unwrap();

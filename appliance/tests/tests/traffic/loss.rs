@@ -32,6 +32,8 @@ fn scene(transport: &str) -> Scene {
     let (alpha, beta) = pair(&Options::with_transport(transport));
     let relay = Relay::start(&alpha.stoq_address());
     beta.ask(&["node", "add", "alpha", &relay.address()]);
+    // The session over which beta hears who was revoked was made without the relay.
+    beta.ask(&["session", "close", "--peer", "alpha"]);
     let sink = DigestSink::start(&alpha.path("sink.sock"));
     alpha.publish("sink", &sink.target(), &["beta"]);
     let at = beta.attach("sink@alpha", &unix(&beta, "sink.sock"));

@@ -238,6 +238,7 @@ mod tests {
     fn only_one_spiffe_uri_names_a_node() {
         let leaf = |uris: &[&str]| {
             let mut params = rcgen::CertificateParams::default();
+            params.serial_number = Some(1u64.into());
             params.subject_alt_names =
                 uris.iter().map(|uri| rcgen::SanType::URI((*uri).try_into().unwrap())).collect();
             let key = crate::keys::KeyPair::generate(crate::keys::KeyKind::P256).unwrap();

@@ -120,6 +120,7 @@ pub struct Endpoint {
     sessions: Slots<SessionEntry>,
     session_ids: HashMap<SessionId, SlotKey>,
     /// Calls under way by their tokens: their session, at home here, and the link they went by
+    /// Calls whose link is not closed as drained before they are over
     calls: HashMap<u64, (SlotKey, LinkId)>,
     timers: BTreeSet<(Instant, Timer)>,
     /// Connections that may have something to send
@@ -307,11 +308,14 @@ impl Endpoint {
     /// Makes a call over a session; [`Event::CallDone`] follows with `token`
     pub fn call(&mut self, now: Instant, session: SessionKey, token: u64, header: CallHeader) {
         let entry = self.sessions.get_mut(session.slot).and_then(|entry| entry.session.as_mut());
-        let Some(link) = entry.and_then(Session::begin_call) else {
+        let time = Duration::from_millis(header.deadline_ms);
+        let Some((link, is_awaited)) = entry.and_then(|entry| entry.begin_call(time)) else {
             self.events.push_back(Event::CallDone { token, reply: None });
             return;
         };
-        self.calls.insert(token, (session.slot, link));
+        if is_awaited {
+            self.calls.insert(token, (session.slot, link));
+        }
         self.counters.calls_made.add(1);
         let worker = self.worker as u16;
         self.route(usize::from(link.worker), Message::Call { link, token, worker, header });

@@ -207,11 +207,14 @@ impl Session {
         self.check_drained(id);
     }
 
-    /// The link for a call, which keeps it from being closed as drained until [`Self::end_call`]
-    pub fn begin_call(&mut self) -> Option<LinkId> {
+    /// The link for a call that may take so long, and whether it is not closed as drained until
+    /// [`Self::end_call`]. A call that may outlast the time a drained link gets is not waited for: it waits for
+    /// something to happen, would hold up every replacement, and is made again by whoever still wants to know.
+    pub fn begin_call(&mut self, time: Duration) -> Option<(LinkId, bool)> {
         let id = self.best_link()?;
-        self.link_mut(id)?.calls += 1;
-        Some(id)
+        let is_awaited = time <= self.settings.drain_timeout;
+        self.link_mut(id)?.calls += usize::from(is_awaited);
+        Some((id, is_awaited))
     }
 
     /// A call's reply has come, or never will
