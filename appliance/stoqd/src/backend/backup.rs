@@ -17,10 +17,18 @@ pub async fn create(admin: &Admin, request: BackupCreate) -> Result<BackupCreate
             "give the whole path",
         ));
     }
+    if request.with_keys {
+        // They stand beside the directory that is copied: a backup without them must not be taken for one with.
+        return Err(ApiError::usage(
+            "keys-not-covered",
+            "a running daemon's backup holds journal and log, not the keys",
+            "leave --with-keys out, and copy authority/*.key and authority/*.pem of the state directory yourself",
+        ));
+    }
     let source = BackupSource {
         directory: desk.directory.clone(),
         instance: desk.ca.instance().clone(),
-        with_keys: request.with_keys,
+        with_keys: false,
     };
     let (target, now) = (request.directory.clone(), desk.ca.now());
     let manifest = tokio::task::spawn_blocking(move || take(&source, &target, now))
