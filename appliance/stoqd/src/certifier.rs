@@ -167,6 +167,9 @@ impl Certifier for RemoteCertifier {
 /// Calls over a session
 pub struct SessionChannel(pub Session);
 
+/// Questions over a session that are answered when there is news
+pub struct WatchChannel(pub Session);
+
 impl Channel for SessionChannel {
     async fn call(
         &self,
@@ -175,13 +178,29 @@ impl Channel for SessionChannel {
         deadline: Duration,
     ) -> Result<Vec<u8>, ChannelError> {
         let timer = tokio::time::sleep(deadline);
-        match self.0.call(method, Bytes::from(body), deadline, timer).await {
-            Ok(body) => Ok(body.to_vec()),
-            Err(CallError::Deadline) => Err(ChannelError::Deadline),
-            Err(CallError::Failure(failure)) => Err(ChannelError::Lost(failure.to_string())),
-            Err(CallError::Status(status, body)) => {
-                Err(ChannelError::Status(status_of(status), body.to_vec()))
-            }
+        reply_of(self.0.call(method, Bytes::from(body), deadline, timer).await)
+    }
+}
+
+impl Channel for WatchChannel {
+    async fn call(
+        &self,
+        method: &'static str,
+        body: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, ChannelError> {
+        let timer = tokio::time::sleep(deadline);
+        reply_of(self.0.watch(method, Bytes::from(body), deadline, timer).await)
+    }
+}
+
+fn reply_of(outcome: Result<Bytes, CallError>) -> Result<Vec<u8>, ChannelError> {
+    match outcome {
+        Ok(body) => Ok(body.to_vec()),
+        Err(CallError::Deadline) => Err(ChannelError::Deadline),
+        Err(CallError::Failure(failure)) => Err(ChannelError::Lost(failure.to_string())),
+        Err(CallError::Status(status, body)) => {
+            Err(ChannelError::Status(status_of(status), body.to_vec()))
         }
     }
 }

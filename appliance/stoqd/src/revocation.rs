@@ -19,7 +19,7 @@ use stoq_trustchain::revocation::{
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::certifier::SessionChannel;
+use crate::certifier::WatchChannel;
 use crate::node::Node;
 use crate::rotation::Notice;
 
@@ -364,7 +364,7 @@ async fn follow_remote(
 
 async fn ask(node: &Node, instance: &NodeId, held: u64) -> Result<Option<Vec<u8>>, String> {
     let session = node.peers.session(instance).await.map_err(|error| error.to_string())?;
-    let client = Client::new(SessionChannel(session));
+    let client = Client::new(WatchChannel(session));
     client.deny_list(held, HOLD).await.or_else(|problem| match problem {
         // Nothing new came in time.
         CallProblem::Deadline => Ok(None),

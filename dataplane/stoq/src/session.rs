@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use stoq_interface::{NodeId, ServiceName};
-use stoq_transport::SessionKey;
 use stoq_transport::wire::{CallHeader, CallStatus};
+use stoq_transport::{CallKind, SessionKey};
 use stoq_worker::{CallFailure, Command, WorkerGroup, WorkerHandle};
 use tokio::sync::oneshot;
 
@@ -53,10 +53,36 @@ impl Session {
         deadline: Duration,
         timer: impl Future<Output = ()>,
     ) -> Result<Bytes, CallError> {
+        self.ask(CallKind::Request, method, body, deadline, timer).await
+    }
+
+    /// Like [`Self::call`], for a question that is answered when there is news. A connection that is replaced does
+    /// not wait for the answer.
+    ///
+    /// # Errors
+    /// As [`Self::call`]; [`CallError::Failure`] also where the connection was replaced: ask again.
+    pub async fn watch(
+        &self,
+        method: &str,
+        body: Bytes,
+        deadline: Duration,
+        timer: impl Future<Output = ()>,
+    ) -> Result<Bytes, CallError> {
+        self.ask(CallKind::Watch, method, body, deadline, timer).await
+    }
+
+    async fn ask(
+        &self,
+        kind: CallKind,
+        method: &str,
+        body: Bytes,
+        deadline: Duration,
+        timer: impl Future<Output = ()>,
+    ) -> Result<Bytes, CallError> {
         let (reply, answer) = oneshot::channel();
         let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
         let header = CallHeader { method: method.to_owned(), deadline_ms, body };
-        let command = Command::Call { session: self.key, header, reply };
+        let command = Command::Call { session: self.key, kind, header, reply };
         self.worker.command(command).map_err(|_| CallFailure::Busy)?;
         let timer = std::pin::pin!(timer);
         match select(answer, timer).await {

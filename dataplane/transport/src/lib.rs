@@ -17,4 +17,4 @@ pub use connection::{ConfigsError, configure};
 pub use endpoint::{
     Endpoint, EndpointSecrets, EndpointSetup, Event, Message, SessionKey, Transmit,
 };
-pub use session::LinkId;
+pub use session::{CallKind, LinkId};

@@ -11,7 +11,7 @@ use stoq_interface::{
     WorkerCounters,
 };
 use stoq_transport::wire::{CallHeader, CallReply};
-use stoq_transport::{LinkId, SessionKey};
+use stoq_transport::{CallKind, LinkId, SessionKey};
 use stoq_udp::Waker;
 use tokio::sync::oneshot;
 
@@ -76,6 +76,8 @@ pub enum Command {
     Call {
         /// Over which session
         session: SessionKey,
+        /// Whether the connection waits for the reply
+        kind: CallKind,
         /// The request
         header: CallHeader,
         /// The outcome

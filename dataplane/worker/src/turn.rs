@@ -172,6 +172,7 @@ impl Worker {
         let received = self.receive(now)?;
         self.close_stage(Stage::Receive);
         while let Some(message) = self.inbox.pop() {
+            self.adopt_snapshot();
             self.endpoint.handle_message(now, message);
         }
         self.endpoint.handle_timeout(now);
@@ -190,6 +191,8 @@ impl Worker {
         self.submit(now, idle)
     }
 
+    /// Looked for before every command and message too: who publishes a snapshot and then asks for something, such
+    /// as a connection that shows a new certificate, must not be served by the snapshot before.
     fn adopt_snapshot(&mut self) {
         let snapshot = self.snapshot.load();
         if snapshot.epoch != self.endpoint.snapshot().epoch {
@@ -222,6 +225,7 @@ impl Worker {
         for _ in 0..COMMANDS_PER_TURN {
             let Some(command) = self.handle.0.commands.pop() else { break };
             served = true;
+            self.adopt_snapshot();
             self.obey(now, command);
         }
         for _ in 0..FLOWS_PER_TURN {
@@ -249,10 +253,10 @@ impl Worker {
                 self.endpoint.connect(now, address, node, token);
             }
             Command::Open(port) => self.open(port),
-            Command::Call { session, header, reply } => {
+            Command::Call { session, kind, header, reply } => {
                 let token = self.token();
                 self.calls.insert(token, reply);
-                self.endpoint.call(now, session, token, header);
+                self.endpoint.call(now, session, token, kind, header);
             }
             Command::Answer { link, stream, reply } => {
                 self.endpoint.answer_call(link, stream, &reply);

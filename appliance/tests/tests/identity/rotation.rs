@@ -107,10 +107,11 @@ fn certificates_change_under_a_flow_and_nothing_is_lost() {
         assert_ne!(serial(node), *first);
         assert!(!node.log().contains("rotation: expired"), "{}", node.log());
     }
-    // Not asserted, and a defect that the README's status names: with this clock a connection to be replaced still
-    // stands when the certificate ends, and is closed after the grace period. The flow lives on. It is reported.
-    let past_end = |node: &Node| node.log().matches("rotation: connections_past_end").count();
-    say(&format!("rotation: past the end {} and {} times", past_end(&alpha), past_end(&beta)));
+    for node in [&alpha, &beta] {
+        let log = node.log();
+        assert!(!log.contains("rotation: connections_past_end"), "{}: {log}", node.name());
+        assert!(!log.contains("rotation: connections_closed"), "{}: {log}", node.name());
+    }
     let sent = flowing.end();
     say(&format!(
         "rotation: {sent} octets, {} and {} changes, {} connections replaced",

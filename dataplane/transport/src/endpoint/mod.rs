@@ -31,7 +31,7 @@ pub use slots::SlotKey;
 use crate::connection::{Common, Configs, ConfigsError};
 use crate::connection_id::{CONNECTION_ID_BYTES, Steering};
 use crate::read_buffers::ReadBuffers;
-use crate::session::{LinkId, Session};
+use crate::session::{CallKind, LinkId, Session};
 use crate::wire::{CallHeader, SessionId};
 use admission::HalfOpen;
 use held::Held;
@@ -119,8 +119,8 @@ pub struct Endpoint {
     half_open: HalfOpen,
     sessions: Slots<SessionEntry>,
     session_ids: HashMap<SessionId, SlotKey>,
-    /// Calls under way by their tokens: their session, at home here, and the link they went by
-    /// Calls whose link is not closed as drained before they are over
+    /// Requests under way by their tokens: their session, at home here, and the link they went by, which is not
+    /// closed as drained before they are over
     calls: HashMap<u64, (SlotKey, LinkId)>,
     timers: BTreeSet<(Instant, Timer)>,
     /// Connections that may have something to send
@@ -306,14 +306,20 @@ impl Endpoint {
     }
 
     /// Makes a call over a session; [`Event::CallDone`] follows with `token`
-    pub fn call(&mut self, now: Instant, session: SessionKey, token: u64, header: CallHeader) {
+    pub fn call(
+        &mut self,
+        now: Instant,
+        session: SessionKey,
+        token: u64,
+        kind: CallKind,
+        header: CallHeader,
+    ) {
         let entry = self.sessions.get_mut(session.slot).and_then(|entry| entry.session.as_mut());
-        let time = Duration::from_millis(header.deadline_ms);
-        let Some((link, is_awaited)) = entry.and_then(|entry| entry.begin_call(time)) else {
+        let Some(link) = entry.and_then(|entry| entry.begin_call(kind)) else {
             self.events.push_back(Event::CallDone { token, reply: None });
             return;
         };
-        if is_awaited {
+        if kind == CallKind::Request {
             self.calls.insert(token, (session.slot, link));
         }
         self.counters.calls_made.add(1);

@@ -18,6 +18,16 @@ pub struct LinkId {
     pub generation: u32,
 }
 
+/// Whether a connection that is to be replaced waits for a call's reply
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CallKind {
+    /// It does, for as long as a drained connection may
+    Request,
+    /// It does not: the reply comes when there is news, which may be long, and whoever still wants to know asks
+    /// again over the next connection
+    Watch,
+}
+
 /// How far a link may be used
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum LinkState {
@@ -51,7 +61,7 @@ impl Session {
             self.command(id, LinkCommand::Close(CloseReason::SessionUnknown));
             return;
         }
-        self.dialing = self.dialing.saturating_sub(1);
+        let stale = self.end_dial();
         self.redial_pause = REDIAL_FIRST;
         self.redial_at = None;
         self.lost_since = None;
@@ -79,12 +89,24 @@ impl Session {
         }
         self.send_again_control_state();
         self.pump_all();
+        if stale {
+            self.want_replacement(id, CloseReason::Replaced);
+        }
         self.grow();
+    }
+
+    /// A dial has ended; whether it began before the connections were last to be replaced. Which of several came
+    /// first is not known: as many as were under way count, and one too many replaced does no harm.
+    fn end_dial(&mut self) -> bool {
+        self.dialing = self.dialing.saturating_sub(1);
+        let stale = self.stale_dials > 0;
+        self.stale_dials = self.stale_dials.saturating_sub(1);
+        stale
     }
 
     /// A dialled connection came to nothing
     pub fn handle_dial_failed(&mut self, now: Instant) {
-        self.dialing = self.dialing.saturating_sub(1);
+        self.end_dial();
         if self.ended {
             return;
         }
@@ -143,8 +165,10 @@ impl Session {
         }
     }
 
-    /// Replaces every link, make-before-break
+    /// Replaces every link, make-before-break, and those that are being dialled as soon as they stand: their
+    /// handshakes may show what is to be replaced
     pub fn replace_links(&mut self) {
+        self.stale_dials = self.dialing;
         let links: Vec<LinkId> = self.links.iter().map(|l| l.id).collect();
         for link in links {
             self.want_replacement(link, CloseReason::Replaced);
@@ -207,17 +231,14 @@ impl Session {
         self.check_drained(id);
     }
 
-    /// The link for a call that may take so long, and whether it is not closed as drained until
-    /// [`Self::end_call`]. A call that may outlast the time a drained link gets is not waited for: it waits for
-    /// something to happen, would hold up every replacement, and is made again by whoever still wants to know.
-    pub fn begin_call(&mut self, time: Duration) -> Option<(LinkId, bool)> {
+    /// The link for a call. A request keeps it from being closed as drained until [`Self::end_call`].
+    pub fn begin_call(&mut self, kind: CallKind) -> Option<LinkId> {
         let id = self.best_link()?;
-        let is_awaited = time <= self.settings.drain_timeout;
-        self.link_mut(id)?.calls += usize::from(is_awaited);
-        Some((id, is_awaited))
+        self.link_mut(id)?.calls += usize::from(kind == CallKind::Request);
+        Some(id)
     }
 
-    /// A call's reply has come, or never will
+    /// A request's reply has come, or never will
     pub fn end_call(&mut self, id: LinkId) {
         if let Some(link) = self.link_mut(id) {
             link.calls = link.calls.saturating_sub(1);

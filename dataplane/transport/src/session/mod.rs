@@ -19,7 +19,7 @@ use stoq_interface::{
 };
 
 pub use flow::Flow;
-pub use links::{LinkId, LinkState};
+pub use links::{CallKind, LinkId, LinkState};
 pub use receiver::FlowReceiver;
 pub use sender::{FlowSender, Piece};
 
@@ -176,6 +176,8 @@ pub struct Session {
     /// Of the link that joined last
     round_trip: Duration,
     dialing: usize,
+    /// Dials under way that began before the connections were last to be replaced
+    stale_dials: usize,
     target_links: usize,
     redial_at: Option<Instant>,
     redial_pause: Duration,
@@ -234,6 +236,7 @@ impl Session {
             starved: BTreeSet::new(),
             round_trip: Duration::ZERO,
             dialing: 0,
+            stale_dials: 0,
             target_links: 1,
             redial_at: None,
             redial_pause: REDIAL_FIRST,

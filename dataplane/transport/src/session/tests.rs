@@ -217,6 +217,23 @@ fn a_link_is_replaced_before_it_is_broken() {
 }
 
 #[test]
+fn a_link_that_was_being_dialled_is_replaced_as_well() {
+    let mut pair = Pair::new(TransportSettings::default(), Limits::default());
+    pair.run();
+    pair.sides[0].want_links(2);
+    // The handshake of this one began before the certificate changed.
+    let Some(Output::Dial { .. }) = pair.sides[0].poll_output() else { panic!("no dial") };
+    pair.sides[0].replace_links();
+    let stale = pair.join();
+    pair.run();
+    assert_eq!(pair.sides[0].links.len(), 2);
+    for side in &pair.sides {
+        assert!(side.links.iter().all(|link| link.id != stale), "{:?}", side.links);
+        assert_eq!((side.counters().replacements, side.counters().losses), (2, 0));
+    }
+}
+
+#[test]
 fn a_bulk_flow_is_striped_over_more_links() {
     let settings = TransportSettings { stripe_above_bytes: 100_000, ..Default::default() };
     let limits = Limits { flow_window_initial_bytes: 1 << 20, ..Default::default() };
