@@ -12,7 +12,7 @@ use stoq_interface::{Allow, CloseReason, ControlSnapshot, Denied, DropReason, Fl
 use stoq_simulation::pattern::Pattern;
 use stoq_simulation::pki::{Authority, VALIDITY};
 use stoq_transport::wire::{CallHeader, CallReply, CallStatus};
-use stoq_transport::{Event, SessionKey};
+use stoq_transport::{CallKind, Event, SessionKey};
 use support::{Client, ClientSetup, World, node, service, snapshot};
 
 fn pattern(bytes: usize) -> Vec<u8> {
@@ -92,7 +92,7 @@ fn replacing_on_demand_loses_nothing() {
 fn call(world: &mut World, session: SessionKey, token: u64, method: &str) {
     let body = Bytes::from(token.to_be_bytes().to_vec());
     let header = CallHeader { method: method.into(), deadline_ms: 1_000, body };
-    world.hosts[0].home(session).call(Instant::now(), session, token, header);
+    world.hosts[0].home(session).call(Instant::now(), session, token, CallKind::Request, header);
 }
 
 /// Beta's answers: `echo` is known, nothing else
