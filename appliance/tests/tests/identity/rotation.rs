@@ -136,10 +136,14 @@ fn an_authority_that_is_away_for_six_hours_costs_nothing() {
     // Away when successors are due, from the sixteenth hour to the twenty-second.
     wait_for(from, Duration::from_millis(15_500));
     alpha.kill();
+    let asked = |node: &Node| node.log().matches("rotation: requested").count();
+    let before_the_outage = asked(&beta);
     wait_for(from, Duration::from_millis(21_500));
     flowing.moves();
-    let (before, failed) = (serial(&beta), beta.log().contains("no certificate"));
-    assert!(failed, "nobody asked the authority that was away\n{}", beta.log());
+    // Whether a request has failed by now depends on when in its hour it was made: it may wait for five seconds.
+    let before = serial(&beta);
+    let in_vain = asked(&beta) - before_the_outage;
+    assert!(in_vain > 0, "nobody asked the authority that was away\n{}", beta.log());
     alpha.launch();
     wait_for(from, DAY + Duration::from_secs(4));
     flowing.moves();
