@@ -12,7 +12,7 @@ use stoq_interface::{Allow, CloseReason, ControlSnapshot, Denied, DropReason, Fl
 use stoq_simulation::pattern::Pattern;
 use stoq_simulation::pki::{Authority, VALIDITY};
 use stoq_transport::wire::{CallHeader, CallReply, CallStatus};
-use stoq_transport::{Event, SessionKey};
+use stoq_transport::{CallKind, Event, SessionKey};
 use support::{Client, ClientSetup, World, node, service, snapshot};
 
 fn pattern(bytes: usize) -> Vec<u8> {
@@ -92,7 +92,7 @@ fn replacing_on_demand_loses_nothing() {
 fn call(world: &mut World, session: SessionKey, token: u64, method: &str) {
     let body = Bytes::from(token.to_be_bytes().to_vec());
     let header = CallHeader { method: method.into(), deadline_ms: 1_000, body };
-    world.hosts[0].home(session).call(Instant::now(), session, token, header);
+    world.hosts[0].home(session).call(Instant::now(), session, token, CallKind::Request, header);
 }
 
 /// Beta's answers: `echo` is known, nothing else
@@ -100,7 +100,7 @@ fn answer_calls(world: &mut World) {
     let events = std::mem::take(&mut world.events);
     for (host, event) in events {
         match event {
-            Event::CallIncoming { link, stream, peer, header } if host == 1 => {
+            Event::CallIncoming { link, stream, peer, header, .. } if host == 1 => {
                 assert_eq!(peer, node("alpha"));
                 let known = header.method == "test/echo";
                 let status = if known { CallStatus::Ok } else { CallStatus::Unknown };
