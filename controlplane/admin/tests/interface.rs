@@ -99,6 +99,7 @@ async fn every_operation_answers_in_its_own_envelope() {
             ("ca", "register") => r#"{"registration":{"profile":"service","subject":"shop"}}"#,
             ("ca", "unregister") => r#"{"profile":"service","subject":"shop"}"#,
             ("ca", "renew-all") => r#"{"within_seconds":60}"#,
+            ("ca", "trust") => r#"{"statement_pem":""}"#,
             ("certificate", "issue") => r#"{"profile":"node","subject":"a","request_pem":""}"#,
             ("certificate", "show") => r#"{"serial":"0a"}"#,
             ("certificate", "revoke") => r#"{"of":{"serial":"0a"},"reason":"superseded"}"#,

@@ -11,7 +11,7 @@ pub type Digest = [u8; 32];
 
 /// Hashes `parts`, each preceded by its length (64 bits, little-endian), under `context`.
 ///
-/// A context is a constant "hypermesh v1 <what>" and names one use. Where one is used often, [`Domain`] gives the same
+/// A context is a constant `hypermesh v1 WHAT` and names one use. Where one is used often, [`Domain`] gives the same
 /// result for less.
 pub fn derive(context: &'static str, parts: &[&[u8]]) -> Digest {
     finish_parts(Hasher::new_derive_key(context), parts)
@@ -33,7 +33,7 @@ pub struct Domain {
 }
 
 impl Domain {
-    /// The domain of a context "hypermesh v1 <what>"
+    /// The domain of a context `hypermesh v1 WHAT`
     pub const fn new(context: &'static str) -> Self {
         Self { context, key: OnceLock::new() }
     }
@@ -43,7 +43,7 @@ impl Domain {
         Hasher::new_from_context_key(key)
     }
 
-    /// The same as [`derive`] under this context
+    /// The same as [`derive()`] under this context
     pub fn derive(&self, parts: &[&[u8]]) -> Digest {
         finish_parts(self.hasher(), parts)
     }
