@@ -15,12 +15,15 @@ use stoq_trustchain::calls::Client;
 use stoq_trustchain::mesh::{POLICY_PREFIX, STATEMENT_LIMIT_BYTES, StatementRefusal};
 use stoq_trustchain::revocation::{KEYS_LIMIT, KeyId};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::identity::Source;
 use crate::node::Node;
 
 /// Time between two rounds of asking
 const INTERVAL: Duration = Duration::from_secs(30);
+/// Time between two looks at the shared records, in which every certificate is a change
+const RECORDS_INTERVAL: Duration = Duration::from_secs(1);
 /// Time one authority may take to answer
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 const DIRECTORY: &str = "authorities";
@@ -40,18 +43,29 @@ pub async fn drive(node: Arc<Node>) {
     loop {
         identity.mark_unchanged();
         begin(&node).await;
+        let mut round = Instant::now();
         loop {
             if let Some((records, _)) = &records {
                 learn_from_records(&node, records.as_ref()).await;
             }
             put_into_force(&node, &mut known).await;
-            learn_from_others(&node).await;
-            node.known.forget_ended(node.clock.now());
-            put_into_force(&node, &mut known).await;
+            if Instant::now() >= round {
+                learn_from_others(&node).await;
+                node.known.forget_ended(node.clock.now());
+                put_into_force(&node, &mut known).await;
+                round = Instant::now() + INTERVAL;
+            }
             tokio::select! {
-                () = tokio::time::sleep(INTERVAL) => {}
+                () = tokio::time::sleep_until(round) => {}
                 () = records_changed(&mut records) => {}
-                learned = known.changed() => if learned.is_err() { return },
+                // Told of one, it asks that one at once whom else it knows.
+                learned = known.changed() => match learned {
+                    Ok(()) => {
+                        known.mark_changed();
+                        round = Instant::now();
+                    }
+                    Err(_) => return,
+                },
                 changed = identity.changed() => match changed {
                     Ok(()) => break,
                     Err(_) => return,
@@ -75,8 +89,9 @@ async fn records_changed(records: &mut Shared) {
         Some((_, changes)) => changes.changed().await.is_ok(),
         None => false,
     };
-    if !heard {
-        std::future::pending::<()>().await;
+    match heard {
+        true => tokio::time::sleep(RECORDS_INTERVAL).await,
+        false => std::future::pending().await,
     }
 }
 

@@ -32,7 +32,7 @@ use crate::identity::{self, OpenError, Source};
 use crate::list_age::ListAge;
 use crate::logging::Logging;
 use crate::measure::{self, Measurements};
-use crate::peers::Peers;
+use crate::peers::{Addresses, Peers};
 use crate::revocation::Lists;
 use crate::rotation::{Notice, RotationHandle};
 use crate::services::Services;
@@ -367,29 +367,31 @@ impl Node {
 
     /// Takes in the peers of configuration, enrolment and operator
     pub fn load_peers(&self, config: &Config) {
-        let all =
-            [PeerSource::Config, PeerSource::Enrolled, PeerSource::Added, PeerSource::Authority];
-        for source in all {
-            self.peers.remove_source(source);
-        }
-        let own = self.name();
+        self.peers.replace(|| self.find_peers(config));
+    }
+
+    fn find_peers(&self, config: &Config) -> Addresses {
+        let (own, mut all) = (self.name(), Addresses::new());
         for authority in self.known.all().into_iter().filter(|one| one.instance != own) {
             if let Some(address) = authority.stoq_address {
-                self.peers.insert(authority.instance, address, PeerSource::Authority);
+                all.insert(authority.instance, (address, PeerSource::Authority));
             }
         }
         for node in self.enrolled() {
-            self.peers.insert(node.node, node.address, PeerSource::Enrolled);
+            all.insert(node.node, (node.address, PeerSource::Enrolled));
         }
         for peer in self.state.read().peers {
             match NodeId::new(&peer.node) {
-                Ok(node) => self.peers.insert(node, peer.address, PeerSource::Added),
+                Ok(node) => {
+                    all.insert(node, (peer.address, PeerSource::Added));
+                }
                 Err(error) => tracing::error!(node = peer.node, %error, "operator.json"),
             }
         }
         for peer in &config.peers {
-            self.peers.insert(peer.node.clone(), peer.address, PeerSource::Config);
+            all.insert(peer.node.clone(), (peer.address, PeerSource::Config));
         }
+        all
     }
 
     /// Notices nodes that have joined since
@@ -628,6 +630,9 @@ impl Node {
             Trust { freshness: age.freshness(), ..Trust::default() };
         *self.list_age.lock().unwrap_or_else(PoisonError::into_inner) = Some(age);
         self.publish_snapshot();
+        // Before anybody hears of it: a session that is dialled from now on is one of the new identity.
+        self.load_peers(&self.config.load());
+        self.peers.forget_sessions();
         self.identity_changed.send_modify(|count| *count += 1);
         self.rotation.tell(Notice::BeginAgain);
     }

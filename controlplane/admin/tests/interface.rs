@@ -98,6 +98,8 @@ async fn every_operation_answers_in_its_own_envelope() {
             ("log", "level-set") => r#"{"level":"debug"}"#,
             ("ca", "register") => r#"{"registration":{"profile":"service","subject":"shop"}}"#,
             ("ca", "unregister") => r#"{"profile":"service","subject":"shop"}"#,
+            ("ca", "trust") => r#"{"statement_pem":""}"#,
+            ("ca", "operate") => r#"{"authority":"alpha","order_pem":""}"#,
             ("ca", "renew-all") => r#"{"within_seconds":60}"#,
             ("ca", "trust") => r#"{"statement_pem":""}"#,
             ("certificate", "issue") => r#"{"profile":"node","subject":"a","request_pem":""}"#,

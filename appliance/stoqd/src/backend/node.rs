@@ -171,8 +171,6 @@ async fn join(node: Arc<Node>, token: JoinToken) -> Result<NodeJoined, ApiError>
         root_fingerprint: identity.root_fingerprint().to_string(),
     };
     node.adopt(Source::Joined, identity);
-    node.load_peers(&node.config.load());
-    node.peers.forget_sessions();
     tracing::info!(node = %joined.node, issuer = %joined.issuer, "joined");
     Ok(joined)
 }
