@@ -101,6 +101,7 @@ fn check_single(config: &Config, findings: &mut Vec<Finding>) {
         let refusal = Refusal::new(reason, "give each its own port");
         findings.push(("listen.metrics".to_owned(), refusal));
     }
+    check_etcd(config, findings);
     if let Cores::These(cores) = &config.workers.cores
         && config.workers.busy_poll
         && cores.is_empty()
@@ -108,6 +109,31 @@ fn check_single(config: &Config, findings: &mut Vec<Finding>) {
         let reason = "a worker that spins and is not pinned disturbs every processor";
         let remedy = "name processors in workers.cores, or switch busy polling off";
         findings.push(("workers.busy_poll".to_owned(), Refusal::new(reason, remedy)));
+    }
+}
+
+/// Whoever can write to the cluster writes the inventory: beyond this host both ends prove themselves
+fn check_etcd(config: &Config, findings: &mut Vec<Finding>) {
+    let etcd = &config.store.etcd;
+    let files = [("ca", &etcd.ca), ("certificate", &etcd.certificate), ("key", &etcd.key)];
+    let named = files.iter().find(|(_, file)| file.is_some());
+    let missing = files.iter().find(|(_, file)| file.is_none());
+    let mut find = |key: &str, reason: String, remedy: &str| {
+        findings.push((format!("store.etcd.{key}"), Refusal::new(reason, remedy)));
+    };
+    if let (Some((named, _)), Some((missing, _))) = (named, missing) {
+        let reason = format!("store.etcd.{missing} is not named");
+        find(named, reason, "name ca, certificate and key, or none of the three");
+    }
+    if named.is_none()
+        && let Some(beyond) = etcd.endpoints.iter().find(|at| !at.ip().is_loopback())
+    {
+        let reason = format!("{beyond} is not of this host, and nothing is encrypted");
+        find("endpoints", reason, "name ca, certificate and key in [store.etcd]");
+    }
+    if etcd.server_name.is_some() && named.is_none() {
+        let reason = "without TLS no name is checked".to_owned();
+        find("server_name", reason, "name ca, certificate and key in [store.etcd]");
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) fn json_schema() -> Json {
         });
         let mut schema = object(keys.collect(), &[]);
         describe(&mut schema, section);
-        properties.insert(section.to_owned(), schema);
+        insert(&mut properties, section, schema);
     }
     for section in SECTIONS {
         let keys = section.keys.iter().map(|key| {
@@ -39,6 +39,19 @@ pub(crate) fn json_schema() -> Json {
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     schema["title"] = json!("stoqd.toml");
     schema
+}
+
+/// Puts a section where its name says: one within another below that one
+fn insert(properties: &mut Map<String, Json>, section: &str, schema: Json) {
+    match section.split_once('.') {
+        None => drop(properties.insert(section.to_owned(), schema)),
+        Some((outer, inner)) => {
+            let outer = properties.entry(outer).or_insert_with(|| object(Map::new(), &[]));
+            if let Some(properties) = outer["properties"].as_object_mut() {
+                insert(properties, inner, schema);
+            }
+        }
+    }
 }
 
 fn object(properties: Map<String, Json>, required: &[&str]) -> Json {
@@ -65,7 +78,7 @@ mod tests {
         let schema = json_schema();
         for name in Config::keys() {
             let (section, key) = split(&name);
-            let of = &schema["properties"][section];
+            let of = section.split('.').fold(&schema, |of, part| &of["properties"][part]);
             let object = if of["type"] == "array" { &of["items"] } else { of };
             let found = &object["properties"][key];
             assert!(found["description"].is_string(), "{name}: {found}");

@@ -31,7 +31,8 @@ pub use place::{
 };
 pub use rows::{Attachment, Peer, Service};
 pub use sections::{
-    CopyAccess, Cores, IoChoice, Listen, Log, LogFormat, Node, Role, Trust, Workers,
+    CopyAccess, Cores, Etcd, EtcdTls, IoChoice, Listen, Log, LogFormat, Node, Operators, Role,
+    Store, Trust, Workers,
 };
 
 use stoq_interface::{Allow, Limits, ServiceName, ServiceTable, TransportSettings};
@@ -74,6 +75,8 @@ pub struct Config {
     pub copy: CopyAccess,
     /// `[trust]`: who renews this node's certificate, and how old a deny-list may be
     pub trust: Trust,
+    /// `[store]`: where the authority's records are
+    pub store: Store,
     /// `[log]`: what is logged, and how
     pub log: Log,
 }

@@ -100,7 +100,15 @@ impl Reader<'_> {
         if let Some(rows) = SECTIONS.iter().find(|section| section.name == name) {
             return self.rows(rows, span, value);
         }
-        if !schema::sections().contains(&name) {
+        let inner = format!("{name}.");
+        let is_outer = schema::sections().iter().any(|section| section.starts_with(&inner));
+        if let (true, Some(table)) = (is_outer, value.get_ref().as_table()) {
+            for (key, value) in table {
+                self.section(&format!("{inner}{}", key.get_ref()), key.span(), value);
+            }
+            return;
+        }
+        if !is_outer && !schema::sections().contains(&name) {
             let known: Vec<&str> =
                 schema::sections().into_iter().chain(SECTIONS.iter().map(|s| s.name)).collect();
             return self.refuse(span.start, printable(name), unknown("section", name, &known));

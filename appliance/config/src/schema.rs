@@ -11,7 +11,8 @@ use crate::error::Refusal;
 use crate::kind::Kind;
 use crate::value::{
     allow_value, as_boolean, as_integer, as_text, auto_or, choice, congestion_label, cores_value,
-    list, or_word, parse_allow, parse_cores, parse_filter, parse_name, parse_names, parse_roles,
+    list, operators_value, or_word, parse_allow, parse_cores, parse_dns_name, parse_endpoints,
+    parse_file, parse_filter, parse_name, parse_names, parse_operators, parse_prefix, parse_roles,
     parse_roots, string, unless,
 };
 use crate::{Config, IoChoice, LogFormat, Role};
@@ -39,6 +40,8 @@ pub(crate) const WORKERS_MAX: usize = 128;
 const PROCESSOR_MAX: u64 = 4_095;
 const ROOTS_MAX: usize = 64;
 const AUTHORITIES_MAX: usize = 64;
+const OPERATORS_MAX: usize = 4_096;
+const ENDPOINTS_MAX: usize = 16;
 const ALLOWED_NODES_MAX: usize = 4_096;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -92,6 +95,21 @@ macro_rules! boolean {
             get: |config| Value::Boolean(config.$($field).+),
             set: |config, value| {
                 config.$($field).+ = as_boolean(value)?;
+                Ok(())
+            },
+        }
+    };
+}
+
+macro_rules! file {
+    ($name:literal, $example:literal, $($field:ident).+) => {
+        Key {
+            name: $name,
+            kind: text($example),
+            effect: Effect::Restart,
+            get: |config| or_word("off", config.$($field).+.as_ref().map(|path| path.display())),
+            set: |config, value| {
+                config.$($field).+ = unless("off", value, parse_file)?;
                 Ok(())
             },
         }
@@ -327,6 +345,53 @@ pub(crate) const KEYS: &[Key] = &[
         }
     ),
     parsed!(
+        "trust.operators",
+        Kind::WordOrTexts {
+            words: &["certified", "nobody"],
+            items_max: OPERATORS_MAX,
+            example: "[\"ana\", \"ben\"]",
+        },
+        Restart,
+        |c| operators_value(&c.trust.operators),
+        |c, v| {
+            c.trust.operators = parse_operators(v)?;
+            Ok(())
+        }
+    ),
+    parsed!(
+        "store.etcd.endpoints",
+        Kind::Texts { items_max: ENDPOINTS_MAX, example: "[\"[2001:db8::1]:2379\"]" },
+        Restart,
+        |c| list(&c.store.etcd.endpoints, ToString::to_string),
+        |c, v| {
+            c.store.etcd.endpoints = parse_endpoints(v)?;
+            Ok(())
+        }
+    ),
+    parsed!(
+        "store.etcd.prefix",
+        text("stoq/records/"),
+        Restart,
+        |c| string(&c.store.etcd.prefix),
+        |c, v| {
+            c.store.etcd.prefix = parse_prefix(as_text(v)?)?;
+            Ok(())
+        }
+    ),
+    file!("store.etcd.ca", "/etc/stoq/etcd-ca.pem", store.etcd.ca),
+    file!("store.etcd.certificate", "/etc/stoq/etcd.pem", store.etcd.certificate),
+    file!("store.etcd.key", "/etc/stoq/etcd.key", store.etcd.key),
+    parsed!(
+        "store.etcd.server_name",
+        text("etcd.example"),
+        Restart,
+        |c| or_word("off", c.store.etcd.server_name.as_ref()),
+        |c, v| {
+            c.store.etcd.server_name = unless("off", v, parse_dns_name)?;
+            Ok(())
+        }
+    ),
+    parsed!(
         "log.format",
         Kind::Choice(&["human", "json"]),
         Restart,
@@ -360,9 +425,9 @@ pub(crate) fn sections() -> Vec<&'static str> {
     names
 }
 
-/// Section and last part of a dotted name
+/// Section and last part of a dotted name; a section may lie within another
 pub(crate) fn split(name: &str) -> (&str, &str) {
-    name.split_once('.').unwrap_or(("", name))
+    name.rsplit_once('.').unwrap_or(("", name))
 }
 
 #[cfg(test)]
@@ -436,6 +501,9 @@ mod tests {
                 Kind::Texts { .. } if key.name == "trust.authorities" => {
                     list(&["beta"], ToString::to_string)
                 }
+                Kind::Texts { .. } if key.name == "store.etcd.endpoints" => {
+                    list(&["[::1]:2379"], ToString::to_string)
+                }
                 Kind::Texts { .. } => list(&["/srv"], ToString::to_string),
                 Kind::WordOrTexts { words, .. } => string(words[1]),
                 Kind::WordOrIntegers { .. } => Value::Array(vec![Value::Integer(1)]),
@@ -445,6 +513,9 @@ mod tests {
                         "/tmp/x"
                     }
                     "log.filter" => "debug",
+                    "store.etcd.prefix" => "other/",
+                    "store.etcd.server_name" => "etcd.example",
+                    name if name.starts_with("store.etcd.") => "/tmp/x",
                     _ => "[::1]:1",
                 }),
             };

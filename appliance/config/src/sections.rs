@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddrV6};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use stoq_interface::{Allow, NodeId};
@@ -164,6 +164,77 @@ pub struct Trust {
     pub fail_closed: bool,
     /// Unix socket of the signing process; without one the authority's keys are in files of the state directory
     pub signer_socket: Option<PathBuf>,
+    /// Whose orders this node's authority carries out when they come from afar
+    pub operators: Operators,
+}
+
+/// People whose certificate of the profile `operator` lets them give orders from afar
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Operators {
+    /// Everybody who has one
+    #[default]
+    Certified,
+    /// Nobody
+    Nobody,
+    /// Those registered under these names
+    Named(BTreeSet<NodeId>),
+}
+
+/// `[store.*]`
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Store {
+    /// `[store.etcd]`: the cluster that several authorities share
+    pub etcd: Etcd,
+}
+
+/// `[store.etcd]`
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Etcd {
+    /// The members' client addresses; without any the records are this host's own
+    pub endpoints: Vec<SocketAddrV6>,
+    /// What all keys begin with, ending in a slash
+    pub prefix: String,
+    /// PEM file with the authorities of the members' certificates
+    pub ca: Option<PathBuf>,
+    /// PEM file with this host's certificate for the cluster
+    pub certificate: Option<PathBuf>,
+    /// PEM file with its key
+    pub key: Option<PathBuf>,
+    /// DNS name that members' certificates are for; without one it is the address in `endpoints`
+    pub server_name: Option<String>,
+}
+
+impl Default for Etcd {
+    fn default() -> Self {
+        Self {
+            endpoints: Vec::new(),
+            prefix: "stoq/records/".to_owned(),
+            ca: None,
+            certificate: None,
+            key: None,
+            server_name: None,
+        }
+    }
+}
+
+/// The files of a cluster that is reached over TLS
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct EtcdTls<'a> {
+    /// The authorities of the members' certificates
+    pub ca: &'a Path,
+    /// This host's certificate
+    pub certificate: &'a Path,
+    /// Its key
+    pub key: &'a Path,
+}
+
+impl Etcd {
+    /// The files, where the cluster is reached over TLS
+    pub fn tls(&self) -> Option<EtcdTls<'_>> {
+        let (ca, certificate, key) =
+            (self.ca.as_ref()?, self.certificate.as_ref()?, self.key.as_ref()?);
+        Some(EtcdTls { ca, certificate, key })
+    }
 }
 
 impl Default for Trust {
@@ -173,6 +244,7 @@ impl Default for Trust {
             deny_list_max_age: Duration::from_secs(900),
             fail_closed: false,
             signer_socket: None,
+            operators: Operators::default(),
         }
     }
 }

@@ -2,17 +2,19 @@
 //! where the text stands is known to `read` alone.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddrV6;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use stoq_interface::{Allow, CongestionControl, NameError, NodeId};
 use toml::Value;
 
-use crate::address::{AddressError, parse_absolute_path};
+use crate::address::{AddressError, parse_absolute_path, parse_remote_address};
 use crate::error::Refusal;
-use crate::{Cores, Role};
+use crate::{Cores, Operators, Role};
 
 const FILTER_BYTES_MAX: usize = 1_024;
+const PREFIX_BYTES_MAX: usize = 256;
 
 impl From<AddressError> for Refusal {
     fn from(error: AddressError) -> Self {
@@ -191,6 +193,75 @@ pub(crate) fn parse_names(value: &Value) -> Result<Vec<NodeId>, Refusal> {
         names.push(name);
     }
     Ok(names)
+}
+
+pub(crate) fn parse_operators(value: &Value) -> Result<Operators, Refusal> {
+    match value {
+        Value::String(word) if word == "certified" => Ok(Operators::Certified),
+        Value::String(word) if word == "nobody" => Ok(Operators::Nobody),
+        // An empty list names nobody: one meaning, one value.
+        Value::Array(items) if items.is_empty() => Ok(Operators::Nobody),
+        Value::Array(_) => Ok(Operators::Named(parse_names(value)?.into_iter().collect())),
+        other => Err(wrong_type(other)),
+    }
+}
+
+pub(crate) fn operators_value(operators: &Operators) -> Value {
+    match operators {
+        Operators::Certified => string("certified"),
+        Operators::Nobody => string("nobody"),
+        Operators::Named(names) => list(names, ToString::to_string),
+    }
+}
+
+/// Addresses that are dialled, each once
+pub(crate) fn parse_endpoints(value: &Value) -> Result<Vec<SocketAddrV6>, Refusal> {
+    let items = value.as_array().ok_or_else(|| wrong_type(value))?;
+    let mut endpoints = Vec::new();
+    for item in items {
+        let endpoint = parse_remote_address(as_text(item)?)?;
+        if endpoints.contains(&endpoint) {
+            let reason = format!("\"{endpoint}\" stands there twice");
+            return Err(Refusal::new(reason, "name each member once"));
+        }
+        endpoints.push(endpoint);
+    }
+    Ok(endpoints)
+}
+
+/// What keys in the cluster begin with
+pub(crate) fn parse_prefix(text: &str) -> Result<String, Refusal> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"/_.-".contains(&b);
+    if text.len() <= PREFIX_BYTES_MAX && text.ends_with('/') && text.bytes().all(fits) {
+        return Ok(text.to_owned());
+    }
+    Err(Refusal::new(
+        format!("{text:?} is no prefix of keys"),
+        "write letters, digits and slashes, with a slash at the end, such as \"stoq/records/\"",
+    ))
+}
+
+pub(crate) fn parse_dns_name(text: &str) -> Result<String, Refusal> {
+    let fits = |label: &str| {
+        !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    if text.len() <= 253 && text.split('.').all(fits) && text.parse::<std::net::IpAddr>().is_err() {
+        return Ok(text.to_owned());
+    }
+    Err(Refusal::new(
+        format!("{text:?} is no DNS name"),
+        "write the name that stands in the members' certificates, such as \"etcd.example\"",
+    ))
+}
+
+/// A file by its whole path
+pub(crate) fn parse_file(text: &str) -> Result<PathBuf, Refusal> {
+    parse_absolute_path(text).map_err(|_| {
+        Refusal::new(
+            format!("{text:?} is not an absolute path without \"..\""),
+            "write every directory from the root, such as \"/etc/stoq/etcd.pem\"",
+        )
+    })
 }
 
 /// Accepts a level, or comma-separated `target=level`; the logger's richer syntax stays closed so that a

@@ -100,6 +100,49 @@ fn addresses_names_and_paths_are_parsed() {
 }
 
 #[test]
+fn a_cluster_beyond_this_host_is_encrypted_and_proves_itself() {
+    one(
+        "[store.etcd]\nendpoints = [\"[2001:db8::1]:2379\"]\n",
+        "stoqd.toml:2:1: store.etcd.endpoints: [2001:db8::1]:2379 is not of this host, and nothing is \
+         encrypted; name ca, certificate and key in [store.etcd]",
+    );
+    one(
+        "[store.etcd]\nendpoints = [\"[::1]:2379\"]\nca = \"/etc/ca.pem\"\nkey = \"/etc/c.key\"\n",
+        "stoqd.toml:3:1: store.etcd.ca: store.etcd.certificate is not named; \
+         name ca, certificate and key, or none of the three",
+    );
+    one(
+        "[store.etcd]\nendpoints = [\"[::1]:2379\"]\nserver_name = \"etcd.example\"\n",
+        "stoqd.toml:3:1: store.etcd.server_name: without TLS no name is checked; \
+         name ca, certificate and key in [store.etcd]",
+    );
+    one(
+        "[store.etcd]\nendpoints = [\"etcd.example:2379\"]\n",
+        "stoqd.toml:2:13: store.etcd.endpoints: \"etcd.example:2379\" is no IPv6 address and names are \
+         not looked up here; write \"[address]:port\" such as \"[::1]:8080\"",
+    );
+    one(
+        "[store.etcd]\nendpoint = []\n",
+        "stoqd.toml:2:1: store.etcd.endpoint: unknown key; did you mean \"endpoints\"?",
+    );
+    one(
+        "[store.sqlite]\n",
+        "stoqd.toml:1:8: store.sqlite: unknown section; known here: node, listen, workers, transport, \
+         limits, copy, trust, store.etcd, log, service, attachment, peer",
+    );
+    one(
+        "store = 1\n",
+        "stoqd.toml:1:1: store: a value of type integer stands here; \
+         write a section that starts with [store]",
+    );
+    let good = "[store.etcd]\nendpoints = [\"[2001:db8::1]:2379\", \"[2001:db8::2]:2379\"]\n\
+                ca = \"/etc/ca.pem\"\ncertificate = \"/etc/c.pem\"\nkey = \"/etc/c.key\"\n";
+    let config = Config::parse("stoqd.toml", good).unwrap();
+    assert!(config.store.etcd.tls().is_some() && config.store.etcd.endpoints.len() == 2);
+    assert_eq!(Config::parse("again", &config.effective_toml()).unwrap(), config);
+}
+
+#[test]
 fn rows_are_complete_and_do_not_collide() {
     one(
         "[[service]]\nname = \"web\"\n",

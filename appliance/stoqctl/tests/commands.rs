@@ -12,10 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use fake::Fake;
+use prost::Message as _;
 use serde_json::{Value, json};
-use stoq_admin::api::ConfigChange;
-use stoq_admin::{ApiError, ExitCode};
+use stoq_admin::api::{ConfigChange, ORDER_LABEL};
+use stoq_admin::{ApiError, ExitCode, decode_pem};
 use stoq_trustchain::backup::{BackupSource, take};
+use stoq_trustchain::calls::wire;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -159,6 +161,9 @@ const COMMANDS: &[(&str, &str, &str)] = &[
     ("ca register", "service shop --owner beta --address fd00::2", "ca.register"),
     ("ca unregister", "service shop", "ca.unregister"),
     ("ca registrations", "--profile service", "ca.registrations"),
+    ("ca authorities", "", "ca.authorities"),
+    ("ca export", "", "ca.export"),
+    ("ca trust", "FIXTURE/chain.pem", "ca.trust"),
     ("ca renew-all", "--within 30m", "ca.renew-all"),
     (
         "certificate issue",
@@ -378,6 +383,9 @@ fn what_makes_no_sense_is_2_and_never_reaches_the_daemon() {
         "certificate list --state unknown",
         "certificate revoke",
         "certificate revoke 0a --name beta",
+        "certificate revoke 0a --at alpha",
+        "certificate revoke 0a --operator FIXTURE/chain.pem",
+        "ca register service shop --at alpha --operator FIXTURE/chain.pem",
         "certificate verify FIXTURE/chain.pem",
         "certificate verify FIXTURE/root.pem --root FIXTURE/root.pem",
         "certificate verify FIXTURE/log.pem --root FIXTURE/root.pem",
@@ -712,7 +720,7 @@ fn a_proof_and_a_certificate_of_another_implementation_are_judged_alike() {
 #[test]
 fn what_is_written_to_a_file_never_replaces_one() {
     let house = House::new();
-    for line in ["log key --out {}/key", "crl show 0 --out {}/crl"] {
+    for line in ["log key --out {}/key", "crl show 0 --out {}/crl", "ca export --out {}/ca"] {
         house.run(line).expect(0);
         house.run(line).expect(8);
     }
@@ -720,6 +728,38 @@ fn what_is_written_to_a_file_never_replaces_one() {
     house.run(&format!("{issue} --out {{}}/chain")).expect(0);
     house.run(&format!("{issue} --out {{}}/chain")).expect(8);
     house.run("certificate issue --profile node --subject a --request {}/none").expect(1);
+}
+
+#[test]
+fn an_order_is_signed_where_it_is_given_and_the_key_stays_there() {
+    let house = House::new();
+    // Any certificate with its key will do: this node passes on what it does not judge.
+    for name in ["ana", "ben"] {
+        house.run(&format!("root init --directory {{}}/{name} --offline")).expect(0);
+    }
+    let by = "--at alpha --operator {}/ana/root.pem --operator-key";
+    let line = format!("certificate revoke --name gamma {by} {{}}/ana/root.key --json");
+    let revoked = house.run(&line).expect(0).json();
+    assert_eq!(revoked[0]["schema"], "stoqctl.certificate.revoke-at/1");
+    assert_eq!(revoked[0]["deny_list_epoch"], 5);
+    assert_eq!(revoked[0]["revoked_at"], "2027-01-15T08:00:00Z");
+    let (name, request) = house.fake.last();
+    assert_eq!((&*name, &request["authority"]), ("ca.operate", &json!("alpha")));
+    let key = std::fs::read_to_string(house.path("ana/root.key")).unwrap();
+    assert!(!request.to_string().contains(key.lines().nth(1).unwrap()));
+    let signed = decode_pem(ORDER_LABEL, request["order_pem"].as_str().unwrap()).unwrap();
+    let signed = wire::OperateRequest::decode(signed[0].as_slice()).unwrap();
+    let order = wire::OperatorOrder::decode(signed.order.as_slice()).unwrap();
+    let shown = house.run("node show --json").expect(0).json();
+    assert_eq!((&*order.authority, json!(order.node)), ("alpha", shown[0]["node"].clone()));
+    assert_eq!(order.method, "trustchain/revoke");
+    let request = wire::RevokeRequest::decode(order.request.as_slice()).unwrap();
+    assert_eq!((&*request.subject, request.with_key), ("gamma", false));
+    // The key of somebody else makes no order.
+    let line = format!("certificate revoke --name gamma {by} {{}}/ben/root.key --json");
+    let refused = house.run(&line).expect(2).json();
+    assert_eq!(refused[0]["error"]["code"], "bad-operator");
+    assert_eq!(house.fake.last().0, "node.show");
 }
 
 #[test]

@@ -9,9 +9,8 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use stoq::{CallRequest, CallStatus, NodeId};
+use stoq_config::Config;
 use stoq_interface::{LogKey, Transparency};
-use stoq_store::Records;
-use stoq_store::records::{SqliteOptions, SqliteRecords};
 use stoq_trustchain::NodeIdentity;
 use stoq_trustchain::audit::{ANCHOR_INTERVAL, Anchoring, AuditLog};
 use stoq_trustchain::ca::replay::{Replay, ReplayError};
@@ -20,19 +19,19 @@ use stoq_trustchain::ca::{
     Activation, Ca, CaError, CaSettings, Credential, IssueRequest, Mode, Parts, Refusal,
     Registration,
 };
-use stoq_trustchain::calls::{CallDesk, CallPolicy, PREFIX};
+use stoq_trustchain::calls::{Asker, CallDesk, CallParts, CallPolicy, Operators, PREFIX};
 use stoq_trustchain::http::{HttpsServer, HttpsSettings};
 use stoq_trustchain::key_slots::KeySlots;
+use stoq_trustchain::mesh::KnownAuthorities;
 use stoq_trustchain::rotation::{Failure, RequestKind};
 use stoq_trustchain::signer::KeyName;
 
 use crate::backend::Desk;
-use crate::certifier::{
-    Answering, Ask, Certified, Certifier, Declined, Suggested, call_status, failure_of,
-};
+use crate::certifier::{Answering, Ask, Certified, Certifier, Declined, Suggested, failure_of};
 use crate::clock::NodeClock;
 use crate::identity::OwnAuthority;
 use crate::logs;
+use crate::records::{self, RecordsProblem};
 
 /// The profile of nodes
 const NODE_PROFILE: &str = "node";
@@ -55,8 +54,8 @@ pub enum AuthorityProblem {
     #[error(transparent)]
     Revocation(#[from] StartError),
     /// The inventory
-    #[error("the inventory: {0}")]
-    Records(#[from] stoq_store::records::RecordsError),
+    #[error(transparent)]
+    Records(#[from] RecordsProblem),
 }
 
 /// How the authority is to run
@@ -65,12 +64,16 @@ pub struct Opening<'a> {
     pub own: &'a OwnAuthority,
     /// Below which directory it keeps its state
     pub state: &'a Path,
+    /// How the node is set up
+    pub config: &'a Config,
     /// Where it will serve HTTPS, if it will
     pub https: Option<SocketAddrV6>,
     /// As strict as in production
     pub production: bool,
     /// What time it is
     pub clock: NodeClock,
+    /// The authorities this node knows
+    pub known: Arc<KnownAuthorities>,
 }
 
 /// An authority that runs
@@ -89,14 +92,13 @@ pub struct Running {
 impl Running {
     /// Opens the authority, and makes its journal and log where there are none. Blocks; call it where a runtime
     /// is.
-    pub fn open(opening: &Opening<'_>) -> Result<Self, AuthorityProblem> {
-        let Opening { own, state, https, production, clock } = opening;
-        let clock = *clock;
+    pub fn open(opening: Opening<'_>) -> Result<Self, AuthorityProblem> {
+        let Opening { own, state, config, https, production, clock, known } = opening;
         let directory = state.join("authority");
         let instance = own.subject().node().clone();
-        let base = base_uri(&instance, *https);
+        let base = base_uri(&instance, https);
         let settings = CaSettings {
-            mode: if *production { Mode::Production } else { Mode::default() },
+            mode: if production { Mode::Production } else { Mode::default() },
             clock: Arc::new(move || clock.now()),
             ..CaSettings::new(directory.join("ca"), instance, base)
         };
@@ -108,9 +110,7 @@ impl Running {
             Ca::create(&settings, &signer, &log_key, start)?;
         }
         let replay = Replay::read(&journal)?;
-        let records = directory.join("inventory.db");
-        let records = SqliteRecords::open(&records, SqliteOptions::default(), start)?;
-        let records: Arc<dyn Records> = Arc::new(records);
+        let records = records::open(&config.store.etcd, &directory)?;
         let high_water = state.join("revocation-high-water.json");
         let revoking =
             RevocationSettings::new(settings.sharding, settings.crl_base_uri(), high_water.clone());
@@ -130,7 +130,13 @@ impl Running {
             Arc::new(move || clock.now()),
         );
         let revocations = Revocations::start(&ca, audit.clone(), replay, revoking, None)?;
-        let calls = CallDesk::new(ca.clone(), revocations.clone(), CallPolicy::default());
+        let calls = CallDesk::new(CallParts {
+            ca: ca.clone(),
+            revocations: revocations.clone(),
+            audit: audit.clone(),
+            known,
+            policy: CallPolicy { operators: operators(config), ..CallPolicy::default() },
+        });
         let anchoring = Anchoring::start(ca.clone(), audit.clone(), ANCHOR_INTERVAL);
         Ok(Self {
             ca,
@@ -152,6 +158,11 @@ impl Running {
             directory: self.directory.clone(),
             high_water: self.high_water.clone(),
         }
+    }
+
+    /// Whether other authorities write to the same records
+    pub fn shares_records(&self) -> bool {
+        self.ca.records().is_some_and(|records| records.changes().is_some())
     }
 
     /// What peers are held to where this authority's log is the one there is
@@ -182,13 +193,9 @@ impl Running {
                 let calls = calls.clone();
                 runtime.spawn(async move {
                     let deadline = std::time::Duration::from_millis(call.deadline_ms());
-                    let (peer, method, body) = (call.peer(), call.method(), call.body());
-                    let answer = calls.answer(peer, method, body, deadline).await;
-                    let body = Bytes::from(answer.body);
-                    replied(match call_status(answer.status) {
-                        CallStatus::Ok => call.reply(body),
-                        status => call.refuse(status, body),
-                    });
+                    let asker = Asker { node: call.peer(), certificate: call.peer_certificate() };
+                    let answer = calls.answer(asker, call.method(), call.body(), deadline).await;
+                    replied(call.answer(answer.status, answer.body.into()));
                 });
             } else {
                 replied(call.refuse(CallStatus::Unknown, Bytes::new()));
@@ -201,6 +208,15 @@ impl Running {
         if let Err(refusal) = self.ca.close().await {
             tracing::error!(%refusal, "the authority could not finish everything");
         }
+    }
+}
+
+/// Whose orders are taken from afar
+fn operators(config: &Config) -> Operators {
+    match &config.trust.operators {
+        stoq_config::Operators::Nobody => Operators::Nobody,
+        stoq_config::Operators::Certified => Operators::Certified,
+        stoq_config::Operators::Named(names) => Operators::Named(names.clone()),
     }
 }
 

@@ -7,9 +7,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
-use stoq::{CallError, CallStatus, CloseReason, ConnectError, NodeId, Session};
-use stoq_trustchain::calls::{CallProblem, Channel, ChannelError, Client, Status, wire};
+use stoq::{CloseReason, ConnectError, NodeId, SessionCalls};
+use stoq_trustchain::calls::{CallProblem, Client, OTHER_CERTIFICATE, wire};
 use stoq_trustchain::enrollment::{AuthorityAt, EnrollError, renew_with_enrolled_key};
 use stoq_trustchain::rotation::{Failure, RenewalWindow, RequestKind};
 
@@ -145,8 +144,16 @@ impl Certifier for RemoteCertifier {
                 successor: true,
                 ..wire::CertifyRequest::default()
             };
-            let reply = client.renew(&request, CALL_DEADLINE).await.map_err(declined)?;
-            certified(reply)
+            match client.renew(&request, CALL_DEADLINE).await {
+                Ok(reply) => certified(reply),
+                Err(problem) => {
+                    if is_other_certificate(&problem) {
+                        // The session is older than the certificate in force; the next try goes by a younger one.
+                        client.channel().session().replace_connections();
+                    }
+                    Err(declined(problem))
+                }
+            }
         })
     }
 
@@ -164,77 +171,14 @@ impl Certifier for RemoteCertifier {
     }
 }
 
-/// Calls over a session
-pub struct SessionChannel(pub Session);
+/// Calls over a session on this runtime's clock
+type Calls = SessionCalls<fn(Duration) -> tokio::time::Sleep>;
 
-/// Questions over a session that are answered when there is news
-pub struct WatchChannel(pub Session);
-
-impl Channel for SessionChannel {
-    async fn call(
-        &self,
-        method: &'static str,
-        body: Vec<u8>,
-        deadline: Duration,
-    ) -> Result<Vec<u8>, ChannelError> {
-        let timer = tokio::time::sleep(deadline);
-        reply_of(self.0.call(method, Bytes::from(body), deadline, timer).await)
-    }
-}
-
-impl Channel for WatchChannel {
-    async fn call(
-        &self,
-        method: &'static str,
-        body: Vec<u8>,
-        deadline: Duration,
-    ) -> Result<Vec<u8>, ChannelError> {
-        let timer = tokio::time::sleep(deadline);
-        reply_of(self.0.watch(method, Bytes::from(body), deadline, timer).await)
-    }
-}
-
-fn reply_of(outcome: Result<Bytes, CallError>) -> Result<Vec<u8>, ChannelError> {
-    match outcome {
-        Ok(body) => Ok(body.to_vec()),
-        Err(CallError::Deadline) => Err(ChannelError::Deadline),
-        Err(CallError::Failure(failure)) => Err(ChannelError::Lost(failure.to_string())),
-        Err(CallError::Status(status, body)) => {
-            Err(ChannelError::Status(status_of(status), body.to_vec()))
-        }
-    }
-}
-
-fn status_of(status: CallStatus) -> Status {
-    match status {
-        CallStatus::Ok => Status::Ok,
-        CallStatus::Unknown => Status::Unknown,
-        CallStatus::Denied => Status::Denied,
-        CallStatus::Invalid => Status::Invalid,
-        CallStatus::Deadline => Status::Deadline,
-        CallStatus::Busy => Status::Busy,
-        CallStatus::Failed => Status::Failed,
-    }
-}
-
-/// The status of an answer, as a call takes it
-pub fn call_status(status: Status) -> CallStatus {
-    match status {
-        Status::Ok => CallStatus::Ok,
-        Status::Unknown => CallStatus::Unknown,
-        Status::Denied => CallStatus::Denied,
-        Status::Invalid => CallStatus::Invalid,
-        Status::Deadline => CallStatus::Deadline,
-        Status::Busy => CallStatus::Busy,
-        Status::Failed => CallStatus::Failed,
-    }
-}
-
-async fn client(peers: &Peers, authority: &str) -> Result<Client<SessionChannel>, Declined> {
+async fn client(peers: &Peers, authority: &str) -> Result<Client<Calls>, Declined> {
     let node = NodeId::new(authority)
         .map_err(|error| Declined::new(Failure::Unreachable, format!("{authority}: {error}")))?;
     match peers.session(&node).await {
-        Ok(session) => Ok(Client::new(SessionChannel(session))),
+        Ok(session) => Ok(Client::new(session.calls(tokio::time::sleep as fn(_) -> _))),
         Err(error) => Err(Declined::new(unreached(&error), error)),
     }
 }
@@ -264,6 +208,11 @@ pub fn declined(problem: CallProblem) -> Declined {
         _ => None,
     };
     Declined { retry_after, ..Declined::new(failure, problem) }
+}
+
+/// Whether the connection was made with another certificate than the one in force
+fn is_other_certificate(problem: &CallProblem) -> bool {
+    matches!(problem, CallProblem::Refused { code, .. } if code == OTHER_CERTIFICATE)
 }
 
 /// What rotation makes of an authority's refusal, by its stable word
@@ -314,7 +263,7 @@ mod tests {
     fn what_went_wrong_decides_what_rotation_does_next() {
         let refused = |code: &str| {
             declined(CallProblem::Refused {
-                status: Status::Denied,
+                status: stoq::CallStatus::Denied,
                 code: code.into(),
                 message: "no".into(),
             })
@@ -323,6 +272,8 @@ mod tests {
         assert_eq!(refused("key_in_use").failure, Failure::KeyRefused);
         assert_eq!(refused("not_permitted").failure, Failure::NodeRefused);
         assert_eq!(refused("signer").failure, Failure::Overloaded);
+        // Nothing is wrong with the certificate, nor with the node: the same is asked again.
+        assert_eq!(refused(OTHER_CERTIFICATE).failure, Failure::Overloaded);
         let wait = Duration::from_secs(3);
         let busy = declined(CallProblem::Busy(wait));
         assert_eq!((busy.failure, busy.retry_after), (Failure::Overloaded, Some(wait)));

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod authorities;
 mod authority;
 mod backend;
 mod bridge;
@@ -11,12 +12,14 @@ mod clock;
 mod command_line;
 mod copy;
 mod identity;
+mod list_age;
 mod logging;
 mod logs;
 mod measure;
 mod node;
 mod notify;
 mod peers;
+mod records;
 mod reload;
 mod revocation;
 mod rotation;
@@ -155,9 +158,11 @@ async fn serve_until_told(
         node.endpoint.serve_calls(running.answer());
     }
     start_https(&node, &mut tasks, stopping()).await?;
+    authorities::recall(&node).await;
     tasks.spawn(logs_until(Arc::clone(&node), stopping()));
     tasks.spawn(rotation_until(Arc::clone(&node), stopping()));
     tasks.spawn(revocations_until(Arc::clone(&node), stopping()));
+    tasks.spawn(authorities_until(Arc::clone(&node), stopping()));
     node.restore().await.map_err(|error| error.to_string())?;
     tasks.spawn(transfers_until(Arc::clone(&node), stopping()));
     tasks.spawn(measurements_until(Arc::clone(&node), stopping()));
@@ -233,6 +238,13 @@ async fn logs_until(node: Arc<Node>, stopping: impl Future<Output = ()>) {
 async fn rotation_until(node: Arc<Node>, stopping: impl Future<Output = ()>) {
     tokio::select! {
         () = rotation::drive(node) => {}
+        () = stopping => {}
+    }
+}
+
+async fn authorities_until(node: Arc<Node>, stopping: impl Future<Output = ()>) {
+    tokio::select! {
+        () = authorities::drive(node) => {}
         () = stopping => {}
     }
 }

@@ -15,9 +15,11 @@ use stoq::{
 };
 use stoq_admin::api::{PeerSource, ServiceOrigin};
 use stoq_config::{Config, Cores, IoChoice, Placement, Role, Target};
-use stoq_interface::{Denied, Freshness, Pins, Transparency};
+use stoq_interface::{Denied, Freshness, LogKey, Pins, Transparency};
 use stoq_memory::host_topology;
 use stoq_trustchain::key_slots::KeySlots;
+use stoq_trustchain::mesh::{AuthorityStatement, KnownAuthorities};
+use stoq_trustchain::revocation::ListSigner;
 use stoq_trustchain::{EnrolledNode, Fingerprint, NodeIdentity};
 use stoq_udp::SocketError;
 use tokio::sync::watch;
@@ -27,9 +29,10 @@ use crate::certifier::{Certifier, RemoteCertifier};
 use crate::clock::NodeClock;
 use crate::copy::Roots;
 use crate::identity::{self, OpenError, Source};
+use crate::list_age::ListAge;
 use crate::logging::Logging;
 use crate::measure::{self, Measurements};
-use crate::peers::Peers;
+use crate::peers::{Addresses, Peers};
 use crate::revocation::Lists;
 use crate::rotation::{Notice, RotationHandle};
 use crate::services::Services;
@@ -98,6 +101,9 @@ pub struct Identities {
 struct Trust {
     anchors: Vec<TrustAnchor>,
     transparency: Transparency,
+    /// Authorities beside the one behind this node's certificate, and their logs
+    others: Vec<TrustAnchor>,
+    other_logs: Vec<LogKey>,
     denied: Arc<Denied>,
     pins: Option<Arc<Pins>>,
     freshness: Option<Freshness>,
@@ -129,6 +135,8 @@ pub struct Node {
     pub clock: NodeClock,
     /// The node's own authority, where it had one when it started
     pub authority: Option<Running>,
+    /// The authorities this node knows, the one behind its certificate among them
+    pub known: Arc<KnownAuthorities>,
     /// The way to the driver of rotation
     pub rotation: Arc<RotationHandle>,
     /// The address of enrolment, once bound
@@ -137,6 +145,7 @@ pub struct Node {
     /// Counts changes of where the identity comes from
     identity_changed: watch::Sender<u64>,
     trust: Mutex<Trust>,
+    list_age: Mutex<Option<ListAge>>,
     /// The certificate in force from an epoch on
     serials: Mutex<VecDeque<(u64, String)>>,
     /// One snapshot is composed and published at a time, so that none overtakes another
@@ -181,9 +190,20 @@ impl Node {
         let roots = Roots::new(config.copy.roots.clone())?;
         let serves = config.node.roles.contains(&Role::Trustchain);
         let https = config.listen.enrollment.filter(|_| serves);
+        let known = Arc::<KnownAuthorities>::default();
         let authority = match &source {
             Source::Own(own) => {
-                Some(Running::open(&Opening { own, state: directory, https, production, clock })?)
+                let (config, known) = (&config, Arc::clone(&known));
+                let state = directory;
+                Some(Running::open(Opening {
+                    own,
+                    state,
+                    config,
+                    https,
+                    production,
+                    clock,
+                    known,
+                })?)
             }
             Source::Joined => None,
         };
@@ -199,7 +219,15 @@ impl Node {
             (_, _, identity) => (identity, problem),
         };
         let transparency = authority.as_ref().map(Running::transparency).unwrap_or_default();
-        let trust = Trust { transparency, ..Trust::default() };
+        // Whoever insists on a recent list lets nobody in before there is one.
+        let whose = match &source {
+            Source::Own(own) => vec![own.subject().node().clone()],
+            Source::Joined => authorities(&config, &state),
+        };
+        let fail_closed = config.trust.fail_closed;
+        let list_age = fail_closed.then(|| ListAge::nothing(whose, true, now));
+        let freshness = list_age.as_ref().and_then(ListAge::freshness);
+        let trust = Trust { transparency, freshness, ..Trust::default() };
         let mut snapshot = compose(&config, identity.as_ref(), &trust, Default::default(), 1);
         snapshot.clock = clock.wall();
         let serial = identity.as_ref().map(|one| (1, one.identity().serial.clone()));
@@ -227,11 +255,13 @@ impl Node {
             started_at: SystemTime::now(),
             clock,
             authority,
+            known,
             rotation: Arc::default(),
             enrollment: Mutex::new(None),
             identities: Mutex::new(Identities { source, identity, problem, name }),
             identity_changed: watch::Sender::new(0),
             trust: Mutex::new(trust),
+            list_age: Mutex::new(list_age),
             serials: Mutex::new(serial.into_iter().collect()),
             publishing: Mutex::new(()),
             roots: ArcSwap::from_pointee(roots),
@@ -337,28 +367,39 @@ impl Node {
 
     /// Takes in the peers of configuration, enrolment and operator
     pub fn load_peers(&self, config: &Config) {
-        for source in [PeerSource::Config, PeerSource::Enrolled, PeerSource::Added] {
-            self.peers.remove_source(source);
+        self.peers.replace(|| self.find_peers(config));
+    }
+
+    fn find_peers(&self, config: &Config) -> Addresses {
+        let (own, mut all) = (self.name(), Addresses::new());
+        for authority in self.known.all().into_iter().filter(|one| one.instance != own) {
+            if let Some(address) = authority.stoq_address {
+                all.insert(authority.instance, (address, PeerSource::Authority));
+            }
         }
         for node in self.enrolled() {
-            self.peers.insert(node.node, node.address, PeerSource::Enrolled);
+            all.insert(node.node, (node.address, PeerSource::Enrolled));
         }
         for peer in self.state.read().peers {
             match NodeId::new(&peer.node) {
-                Ok(node) => self.peers.insert(node, peer.address, PeerSource::Added),
+                Ok(node) => {
+                    all.insert(node, (peer.address, PeerSource::Added));
+                }
                 Err(error) => tracing::error!(node = peer.node, %error, "operator.json"),
             }
         }
         for peer in &config.peers {
-            self.peers.insert(peer.node.clone(), peer.address, PeerSource::Config);
+            all.insert(peer.node.clone(), (peer.address, PeerSource::Config));
         }
+        all
     }
 
     /// Notices nodes that have joined since
     pub fn refresh_enrolled(&self) {
         for node in self.enrolled() {
             let known = self.peers.get(&node.node);
-            if known.is_none_or(|(_, source)| source == PeerSource::Enrolled) {
+            let weaker = [PeerSource::Enrolled, PeerSource::Authority];
+            if known.is_none_or(|(_, source)| weaker.contains(&source)) {
                 self.peers.insert(node.node, node.address, PeerSource::Enrolled);
             }
         }
@@ -427,29 +468,55 @@ impl Node {
 
     /// The authorities on other nodes that renew this one's certificate, in the order in which they are asked
     pub fn authorities(&self) -> Vec<NodeId> {
-        let configured = self.config.load().trust.authorities.clone();
-        if !configured.is_empty() {
-            return configured;
-        }
-        let issuer = self.state.read().issuer;
-        issuer.and_then(|name| NodeId::new(&name).ok()).into_iter().collect()
+        authorities(&self.config.load(), &self.state)
     }
 
-    /// Where deny-lists come from; `None` where there is nobody to ask
+    /// Where deny-lists come from, one for each authority that is known; `None` where there is nobody to ask
     pub fn lists(&self) -> Option<Lists> {
-        match self.identities().source {
-            Source::Own(own) => {
-                let running = self.authority.as_ref()?;
-                Some(Lists::Own(own.subject().node().clone(), running.revocations.clone()))
+        let Identities { source, identity, .. } = self.identities();
+        let known = self.known.all();
+        let mut signers: Vec<_> = known.iter().filter_map(|one| one.list_signer().ok()).collect();
+        let own = match (&source, &self.authority) {
+            (Source::Own(own), Some(running)) => {
+                Some((own.subject().node().clone(), running.revocations.clone()))
             }
-            Source::Joined => {
-                let authorities = self.authorities();
-                (!authorities.is_empty()).then_some(Lists::Remote(authorities))
-            }
+            _ => None,
+        };
+        // The authority behind this node's certificate, which may not have said anything of itself yet
+        let issuer = own.as_ref().map(|(own, _)| own.clone());
+        let issuer = issuer.or_else(|| self.authorities().into_iter().next());
+        if let Some((issuer, identity)) = issuer.zip(identity)
+            && let Ok(signer) = ListSigner::from_certificate(issuer, identity.issuing_der())
+            && !signers.iter().any(|known| known.key_id() == signer.key_id())
+        {
+            signers.push(signer);
         }
+        (!signers.is_empty()).then_some(Lists { own, signers })
     }
 
-    /// Changes when the node has another identity or another issuer, not with each new certificate
+    /// Puts into force what is known of other authorities: the leaves they issue are accepted, their logs count, and
+    /// whoever follows deny-lists looks again
+    pub fn know_authorities(&self) {
+        let known = self.known.all();
+        let others = known.iter().filter_map(|one| one.trust_anchor().ok()).collect();
+        let logs = known.iter().map(AuthorityStatement::log_key).collect();
+        self.change_trust(|trust| {
+            let changed = trust.others != others || trust.other_logs != logs;
+            (trust.others, trust.other_logs) = (others, logs);
+            changed
+        });
+        if let Some(running) = &self.authority
+            && running.shares_records()
+        {
+            // What they revoke is revoked here too: it is in the records.
+            let certificates = known.into_iter().map(|one| one.issuing_der);
+            running.ca.set_siblings(certificates.collect());
+        }
+        self.load_peers(&self.config.load());
+        self.identity_changed.send_modify(|count| *count += 1);
+    }
+
+    /// Changes when the node has another identity or issuer, or knows other authorities; not with each new certificate
     pub fn identity_changed(&self) -> watch::Receiver<u64> {
         self.identity_changed.subscribe()
     }
@@ -530,8 +597,15 @@ impl Node {
         })
     }
 
-    /// Until when new connections may go by the deny-list; `None` for ever
-    pub fn set_freshness(&self, freshness: Option<Freshness>) {
+    /// How recent the deny-lists are; `None` where none is followed
+    pub fn list_age(&self) -> Option<ListAge> {
+        self.list_age.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Until when new connections may go by the deny-lists, and what an operator is told of it
+    pub fn set_list_age(&self, age: ListAge) {
+        let freshness = age.freshness();
+        *self.list_age.lock().unwrap_or_else(PoisonError::into_inner) = Some(age);
         self.change_trust(|trust| {
             let changed = trust.freshness != freshness;
             trust.freshness = freshness;
@@ -550,8 +624,15 @@ impl Node {
         *self.identities.lock().unwrap_or_else(PoisonError::into_inner) =
             Identities { source, identity: Some(identity), problem: None, name };
         // What the former authorities said about other nodes is nothing here.
-        *self.trust.lock().unwrap_or_else(PoisonError::into_inner) = Trust::default();
+        let fail_closed = self.config.load().trust.fail_closed;
+        let age = ListAge::nothing(self.authorities(), fail_closed, self.clock.now());
+        *self.trust.lock().unwrap_or_else(PoisonError::into_inner) =
+            Trust { freshness: age.freshness(), ..Trust::default() };
+        *self.list_age.lock().unwrap_or_else(PoisonError::into_inner) = Some(age);
         self.publish_snapshot();
+        // Before anybody hears of it: a session that is dialled from now on is one of the new identity.
+        self.load_peers(&self.config.load());
+        self.peers.forget_sessions();
         self.identity_changed.send_modify(|count| *count += 1);
         self.rotation.tell(Notice::BeginAgain);
     }
@@ -638,6 +719,15 @@ fn lock(directory: &std::path::Path) -> Result<std::fs::File, NodeError> {
     }
 }
 
+/// The authorities on other nodes: those of the configuration, or the one that was joined
+fn authorities(config: &Config, state: &State) -> Vec<NodeId> {
+    if !config.trust.authorities.is_empty() {
+        return config.trust.authorities.clone();
+    }
+    let issuer = state.read().issuer;
+    issuer.and_then(|name| NodeId::new(&name).ok()).into_iter().collect()
+}
+
 /// `any-enrolled` or a list of nodes
 pub fn allow_of(texts: &[String]) -> Result<Allow, String> {
     match texts {
@@ -678,13 +768,22 @@ fn compose(
         services.insert(name, Allow::AnyEnrolled);
     }
     let mut anchors = identity.map(NodeIdentity::trust).unwrap_or_default();
-    let further = trust.anchors.iter().filter(|anchor| !anchors.contains(anchor));
-    anchors.extend(further.cloned().collect::<Vec<_>>());
+    for anchor in trust.anchors.iter().chain(&trust.others) {
+        if !anchors.contains(anchor) {
+            anchors.push(anchor.clone());
+        }
+    }
+    let mut transparency = trust.transparency.clone();
+    if let Transparency::Required(logs) = &mut transparency {
+        let others = trust.other_logs.iter().filter(|log| !logs.contains(log)).cloned();
+        let others: Vec<LogKey> = others.collect();
+        logs.extend(others);
+    }
     ControlSnapshot {
         epoch,
         identity: identity.map(|identity| identity.identity().clone()),
         trust: anchors,
-        transparency: trust.transparency.clone(),
+        transparency,
         denied: Arc::clone(&trust.denied),
         pins: trust.pins.clone(),
         deny_list_freshness: trust.freshness.clone(),

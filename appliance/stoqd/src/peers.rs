@@ -40,11 +40,15 @@ pub enum ReachError {
 
 type Slot = Arc<tokio::sync::Mutex<Option<Session>>>;
 
+/// Where peers are, and who said so
+pub type Addresses = BTreeMap<NodeId, (SocketAddrV6, PeerSource)>;
+
 /// The peers of this node
 #[derive(Debug)]
 pub struct Peers {
     endpoint: Endpoint,
-    addresses: Mutex<BTreeMap<NodeId, (SocketAddrV6, PeerSource)>>,
+    addresses: Mutex<Addresses>,
+    finding: Mutex<()>,
     /// One slot per peer: whoever comes second waits for the first one's dialling
     sessions: Mutex<HashMap<NodeId, Slot>>,
 }
@@ -52,7 +56,8 @@ pub struct Peers {
 impl Peers {
     /// No peers yet
     pub fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, addresses: Mutex::default(), sessions: Mutex::default() }
+        let (addresses, finding) = (Mutex::default(), Mutex::default());
+        Self { endpoint, addresses, finding, sessions: Mutex::default() }
     }
 
     /// Says where a peer is
@@ -66,10 +71,12 @@ impl Peers {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner).remove(node)
     }
 
-    /// Forgets the peers of one source
-    pub fn remove_source(&self, source: PeerSource) {
-        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        addresses.retain(|_, (_, known)| *known != source);
+    /// Says where all peers are, at once: nobody who looks for one meanwhile misses it. One at a time finds out, so
+    /// that what was found first does not come last.
+    pub fn replace(&self, find: impl FnOnce() -> Addresses) {
+        let _finding = self.finding.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = find();
+        *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = found;
     }
 
     /// Where a peer is
@@ -78,7 +85,7 @@ impl Peers {
     }
 
     /// Every peer, by name
-    pub fn all(&self) -> BTreeMap<NodeId, (SocketAddrV6, PeerSource)> {
+    pub fn all(&self) -> Addresses {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -20,6 +20,7 @@ pub fn merge(current: &Config, next: &Config) -> Config {
         peers: next.peers.clone(),
         copy: next.copy.clone(),
         trust: current.trust.clone(),
+        store: current.store.clone(),
         log: stoq_config::Log { format: current.log.format, filter: next.log.filter.clone() },
     }
 }

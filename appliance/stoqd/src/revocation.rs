@@ -1,25 +1,24 @@
 //! Holds the deny-lists of the authorities this node knows: fetches them, keeps them on disk, and has the data
 //! plane refuse and close what they name. Which document counts is decided in `stoq_trustchain::revocation`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use stoq::NodeId;
-use stoq_interface::{Denied, Freshness};
-use stoq_trustchain::NodeIdentity;
+use stoq_interface::Denied;
 use stoq_trustchain::ca::revoke::Revocations;
 use stoq_trustchain::calls::{CallProblem, Client};
 use stoq_trustchain::revocation::{
-    Applied, DenyList, DenyListAction, DenyListSettings, Entry, HighWaterMark, ListSigner,
+    Applied, DenyList, DenyListAction, DenyListSettings, Entry, HighWaterMark, KeyId, ListSigner,
     NewConnections, SignerError, Signers, SpkiHash, StoreForm,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::certifier::WatchChannel;
+use crate::list_age::ListAge;
 use crate::node::Node;
 use crate::rotation::Notice;
 
@@ -36,22 +35,26 @@ const DOCUMENTS_LIMIT: usize = 2_048;
 const FILE_LIMIT_BYTES: u64 = 17 << 20;
 const MARK_FILE: &str = "mark.json";
 
-/// Where the deny-lists of a node come from
+/// Where the deny-lists of a node come from, and which keys sign them: a list for each issuing authority
 #[derive(Clone)]
-pub enum Lists {
+pub struct Lists {
     /// Its own authority
-    Own(NodeId, Revocations),
-    /// Authorities on other nodes, asked by calls over STOQ
-    Remote(Vec<NodeId>),
+    pub own: Option<(NodeId, Revocations)>,
+    /// The keys of all authorities that are known
+    pub signers: Vec<ListSigner>,
 }
 
 impl Lists {
     /// The authorities
     fn instances(&self) -> Vec<NodeId> {
-        match self {
-            Self::Own(instance, _) => vec![instance.clone()],
-            Self::Remote(instances) => instances.clone(),
-        }
+        let all: BTreeSet<&NodeId> = self.signers.iter().map(ListSigner::instance).collect();
+        all.into_iter().cloned().collect()
+    }
+
+    /// Those on other nodes, asked by calls over STOQ
+    fn remote(&self) -> impl Iterator<Item = NodeId> {
+        let own = self.own.as_ref().map(|(own, _)| own.clone());
+        self.instances().into_iter().filter(move |one| Some(one) != own.as_ref())
     }
 }
 
@@ -62,11 +65,12 @@ pub async fn drive(node: Arc<Node>) {
         changed.mark_unchanged();
         let lists = node.lists();
         match (lists, node.identities().identity) {
-            (Some(lists), Some(identity)) => match Holder::begin(&node, &lists, &identity).await {
+            (Some(lists), Some(_)) => match Holder::begin(&node, &lists).await {
                 Ok(mut holder) => holder.run(lists, &mut changed).await,
                 Err(error) => {
                     tracing::error!(%error, "no deny-list is followed");
-                    node.set_freshness(None);
+                    let (fail_closed, now) = (fail_closed(&node), node.clock.now());
+                    node.set_list_age(ListAge::nothing(lists.instances(), fail_closed, now));
                     if changed.changed().await.is_err() {
                         return;
                     }
@@ -79,6 +83,10 @@ pub async fn drive(node: Arc<Node>) {
             }
         }
     }
+}
+
+fn fail_closed(node: &Node) -> bool {
+    node.config.load().trust.fail_closed
 }
 
 /// Why deny-lists cannot be followed
@@ -102,26 +110,18 @@ struct Holder {
     node: Arc<Node>,
     list: DenyList,
     directory: PathBuf,
-    fail_closed: bool,
-    exempt: Vec<NodeId>,
+    /// What is known of the lists' age; its end moves with each issue
+    age: ListAge,
+    /// The authorities by their keys
+    issuers: Vec<(KeyId, NodeId)>,
     /// What each call is to ask for: everything behind this epoch
     epochs: BTreeMap<NodeId, watch::Sender<u64>>,
 }
 
 impl Holder {
-    async fn begin(
-        node: &Arc<Node>,
-        lists: &Lists,
-        identity: &NodeIdentity,
-    ) -> Result<Self, CannotBegin> {
+    async fn begin(node: &Arc<Node>, lists: &Lists) -> Result<Self, CannotBegin> {
         let instances = lists.instances();
-        let signer = |instance: &NodeId| {
-            ListSigner::from_certificate(instance.clone(), identity.issuing_der())
-        };
-        // The authority that issued this node's certificate is the one whose list it can verify.
-        let signers: Vec<ListSigner> =
-            instances.first().map(signer).transpose()?.into_iter().collect();
-        let signers = Signers::new(signers)?;
+        let signers = Signers::new(lists.signers.clone())?;
         let trust = node.config.load().trust.clone();
         let settings = DenyListSettings {
             too_old_after: trust.deny_list_max_age,
@@ -149,8 +149,12 @@ impl Holder {
             node: Arc::clone(node),
             list,
             directory,
-            fail_closed: trust.fail_closed,
-            exempt: instances,
+            age: ListAge::nothing(instances, trust.fail_closed, now),
+            issuers: lists
+                .signers
+                .iter()
+                .map(|signer| (signer.key_id(), signer.instance().clone()))
+                .collect(),
             epochs,
         };
         holder.enforce();
@@ -161,18 +165,13 @@ impl Holder {
     async fn run(&mut self, lists: Lists, changed: &mut watch::Receiver<u64>) {
         let (arrive, mut arrivals) = mpsc::channel(ARRIVALS);
         let mut followers = JoinSet::new();
-        match lists {
-            Lists::Own(instance, revocations) => {
-                followers.spawn(follow_own(instance, revocations, arrive));
-            }
-            Lists::Remote(instances) => {
-                for instance in instances {
-                    let Some(epoch) = self.epochs.get(&instance) else { continue };
-                    let epoch = epoch.subscribe();
-                    let node = Arc::clone(&self.node);
-                    followers.spawn(follow_remote(node, instance, epoch, arrive.clone()));
-                }
-            }
+        for instance in lists.remote() {
+            let Some(epoch) = self.epochs.get(&instance) else { continue };
+            let (epoch, node) = (epoch.subscribe(), Arc::clone(&self.node));
+            followers.spawn(follow_remote(node, instance, epoch, arrive.clone()));
+        }
+        if let Some((instance, revocations)) = lists.own {
+            followers.spawn(follow_own(instance, revocations, arrive));
         }
         loop {
             self.carry_out().await;
@@ -207,7 +206,7 @@ impl Holder {
             }
         }
         // Every issue moves the time until which the list may be gone by.
-        self.publish_freshness();
+        self.publish_age();
     }
 
     async fn carry_out(&mut self) {
@@ -238,7 +237,7 @@ impl Holder {
                             "deny-lists are too old; new connections are refused"
                         ),
                     }
-                    self.publish_freshness();
+                    self.publish_age();
                 }
             }
         }
@@ -258,7 +257,7 @@ impl Holder {
         let (serials, keys) = (denied.serials.len(), denied.keys.len());
         let epoch = self.node.set_denied(denied);
         tracing::info!(serials, keys, epoch, "deny-list in force");
-        self.publish_freshness();
+        self.publish_age();
     }
 
     /// This node's own certificate or key may be among them
@@ -278,12 +277,13 @@ impl Holder {
         }
     }
 
-    fn publish_freshness(&self) {
-        let freshness = self.fail_closed.then(|| Freshness {
-            until: self.list.recent_until(),
-            exempt: self.exempt.iter().cloned().collect(),
-        });
-        self.node.set_freshness(freshness);
+    fn publish_age(&mut self) {
+        self.age.until = self.list.recent_until();
+        let recent = |(key, instance): &(KeyId, NodeId)| {
+            (*key.as_bytes(), self.list.recent_until_of(instance))
+        };
+        self.age.by_issuer = self.issuers.iter().map(recent).collect();
+        self.node.set_list_age(self.age.clone());
     }
 
     async fn store(
@@ -364,7 +364,7 @@ async fn follow_remote(
 
 async fn ask(node: &Node, instance: &NodeId, held: u64) -> Result<Option<Vec<u8>>, String> {
     let session = node.peers.session(instance).await.map_err(|error| error.to_string())?;
-    let client = Client::new(WatchChannel(session));
+    let client = Client::new(session.watches(tokio::time::sleep));
     client.deny_list(held, HOLD).await.or_else(|problem| match problem {
         // Nothing new came in time.
         CallProblem::Deadline => Ok(None),

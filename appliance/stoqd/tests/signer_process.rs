@@ -23,6 +23,8 @@ const AUTHORITY: &str = "STOQ_TEST_AUTHORITY_PROCESS";
 /// Octets of memory read at once; needles across two reads are found by reading some twice
 const WINDOW: usize = 1 << 20;
 const OVERLAP: usize = 256;
+/// Time until what only a defect could keep away
+const PATIENCE: Duration = Duration::from_secs(180);
 
 fn main() {
     if let Some(directory) = std::env::var_os(AUTHORITY) {
@@ -81,7 +83,7 @@ fn own_uid() -> u32 {
 
 fn connect(socket: &Path) -> RemoteSigner {
     let mut settings = RemoteSettings::new(socket.to_owned(), own_uid());
-    settings.timeout = Duration::from_secs(20);
+    settings.timeout = Duration::from_secs(60);
     RemoteSigner::connect(settings).unwrap()
 }
 
@@ -291,7 +293,7 @@ fn the_key_is_not_there() {
     drop(signer);
     assert!(authority.issue().starts_with("refused: the signer is not available"));
     let signer = Process::signer(&arguments);
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while authority.issue() != "signed" {
         assert!(Instant::now() < deadline, "the signer is back and is not used");
     }
@@ -358,7 +360,7 @@ fn a_configuration_names_a_token() {
     // The same token, another process.
     assert_eq!(signer.terminate(), Some(0));
     let _signer = start();
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while sign().is_err() {
         assert!(Instant::now() < deadline, "the token is back and is not used");
         std::thread::yield_now();

@@ -17,7 +17,7 @@ from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted, ProtocolNegotiated, StreamDataReceived
 
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 120
 
 
 class PerfClient(QuicConnectionProtocol):

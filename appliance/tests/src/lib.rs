@@ -10,12 +10,14 @@ mod node;
 mod options;
 mod pattern;
 mod relay;
+mod secret;
 mod turn;
 
 pub use host::{raise_descriptor_limit, resident_bytes, say, wait_until};
 pub use local::{EchoProcess, Server, Stream};
-pub use node::{Answer, Node, enrol, program};
+pub use node::{Answer, Node, enrol, program, stoqctl};
 pub use options::Options;
 pub use pattern::{DigestSink, digest_of, exchange_digest, exchange_until, fill};
 pub use relay::Relay;
+pub use secret::{Secret, Sought, files_below, files_of};
 pub use turn::{alone, shared};

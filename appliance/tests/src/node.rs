@@ -16,9 +16,9 @@ use crate::host::wait_until;
 use crate::options::{Options, Ports};
 
 /// Time a daemon may take until it is ready
-const READY_PATIENCE: Duration = Duration::from_secs(30);
+const READY_PATIENCE: Duration = Duration::from_secs(120);
 /// Time one `stoqctl` may take
-const COMMAND_SECONDS: &str = "90";
+const COMMAND_SECONDS: &str = "180";
 /// Lines of the log that a failed test shows
 const LOG_LINES_SHOWN: usize = 60;
 
@@ -39,6 +39,15 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
+/// Runs `stoqctl` without a daemon; it must succeed
+pub fn stoqctl(words: &[&str]) -> Answer {
+    let mut command = Command::new("timeout");
+    command.arg(COMMAND_SECONDS).arg(program("stoqctl")).args(words).stdin(Stdio::null());
+    let answer = Answer::of(command.output().expect("stoqctl starts"));
+    assert_eq!(answer.code, 0, "stoqctl {words:?}: {answer:?}");
+    answer
+}
+
 /// What a command said and how it ended
 #[derive(Debug)]
 pub struct Answer {
@@ -51,7 +60,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    pub(crate) fn of(output: Output) -> Self {
+    /// What a finished command has left
+    pub fn of(output: Output) -> Self {
         Self {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -78,6 +88,8 @@ pub struct Node {
     child: Option<Child>,
     directory: TempDir,
     test_clock: Option<String>,
+    /// What its command line begins with; nothing for most
+    runner: Vec<String>,
 }
 
 impl Node {
@@ -93,7 +105,8 @@ impl Node {
         let prefix = format!("stoq-test-{name}-");
         let directory = tempfile::Builder::new().prefix(&prefix).tempdir().expect("a directory");
         let (ports, test_clock) = (Ports::choose(), options.test_clock.clone());
-        let node = Self { name: name.into(), ports, child: None, directory, test_clock };
+        let (name, runner) = (name.into(), Vec::new());
+        let node = Self { name, ports, child: None, directory, test_clock, runner };
         node.configure(options);
         node
     }
@@ -104,11 +117,24 @@ impl Node {
         std::fs::write(self.config(), text).expect("the directory takes a file");
     }
 
+    /// From the next start on the process is run by these words, which become it
+    pub fn run_through(&mut self, runner: Vec<String>) {
+        self.runner = runner;
+    }
+
+    /// From the next start on its clock is this one: `FROM:RATE`
+    pub fn set_test_clock(&mut self, clock: &str) {
+        self.test_clock = Some(clock.to_owned());
+    }
+
     /// Starts the process and waits until it is ready
     pub fn launch(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log");
-        let child = Command::new(program("stoqd"))
+        let stoqd = program("stoqd").into_os_string();
+        let mut words = self.runner.iter().map(Into::into).chain([stoqd]);
+        let child = Command::new(words.next().expect("the program itself at least"))
+            .args(words)
             .args(["run", "--config"])
             .arg(self.config())
             .args(self.test_clock.iter().flat_map(|clock| ["--test-clock", clock]))
@@ -221,7 +247,7 @@ impl Node {
 
     /// The one session it holds, once it holds one
     pub fn session(&self) -> Value {
-        wait_until("one session", Duration::from_secs(10), || {
+        wait_until("one session", Duration::from_secs(60), || {
             let listed = self.ask(&["session", "list"]);
             let sessions = listed["sessions"].as_array().expect("a list");
             (sessions.len() == 1).then(|| sessions[0].clone())

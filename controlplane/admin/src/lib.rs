@@ -17,7 +17,9 @@ pub use api::Backend;
 pub use client::{Client, ClientError};
 pub use error::{ApiError, ExitCode};
 pub use listen::{AdminSocket, BindError, bind_metrics};
-pub use metrics::{MetricsError, NodeGauges, render as render_metrics};
+pub use metrics::{
+    ControlGauges, DenyListGauges, MetricsError, NodeGauges, render as render_metrics,
+};
 pub use pem::{PemError, decode_pem, encode_pem};
 pub use server::{ServerLimits, serve, serve_metrics};
 pub use text::{

@@ -14,7 +14,7 @@ use stoq_interface::{
 use thiserror::Error;
 
 use names::Kind::{Counts, Level};
-use names::{DROPPED, FLOWS_FAILED, KEY_USED, REFUSED, STAGE, TABLES, WORKER};
+use names::{DROPPED, FLOWS_FAILED, KEY_USED, REFUSED, ROTATION, STAGE, TABLES, WORKER};
 
 /// Why metrics cannot be rendered: a mistake in this file, never in the input
 #[derive(Debug, Error)]
@@ -36,6 +36,30 @@ pub struct NodeGauges {
     pub started_at_seconds: f64,
     /// Version of `stoqd`
     pub version: String,
+    /// What the control plane has to say
+    pub control: ControlGauges,
+}
+
+/// What the node's control plane counts and knows when it is scraped
+#[derive(Clone, Debug, Default)]
+pub struct ControlGauges {
+    /// Every event of the rotation of the node's certificate, and how often it happened since the start
+    pub rotation_events: Vec<(&'static str, u64)>,
+    /// Connections watched for the end of a certificate
+    pub rotation_connections: usize,
+    /// How recent the deny-lists are; nothing where none is followed
+    pub deny_list: Option<DenyListGauges>,
+}
+
+/// How recent the deny-lists are that the node goes by
+#[derive(Clone, Copy, Debug)]
+pub struct DenyListGauges {
+    /// Until when, seconds since 1970; zero where one is missing
+    pub recent_until_seconds: f64,
+    /// Whether that is past
+    pub too_old: bool,
+    /// Whether new connections are refused while it is
+    pub fail_closed: bool,
 }
 
 /// Renders everything as Prometheus text (exposition format 0.0.4)
@@ -66,6 +90,14 @@ fn register_node(registry: &Registry, node: &NodeGauges) -> Result<(), prometheu
             end,
         ));
     }
+    facts.push((
+        "stoq_node_rotation_connections",
+        "Connections watched for the end of a certificate",
+        node.control.rotation_connections as f64,
+    ));
+    if let Some(list) = node.control.deny_list {
+        facts.extend(deny_list_facts(list));
+    }
     for (name, help, value) in facts {
         let gauge = prometheus::Gauge::new(name, help)?;
         gauge.set(value);
@@ -73,7 +105,33 @@ fn register_node(registry: &Registry, node: &NodeGauges) -> Result<(), prometheu
     }
     let build = GaugeVec::new(Opts::new("stoq_node_build_info", "What runs"), &["version"])?;
     build.with_label_values(&[node.version.as_str()]).set(1.0);
-    registry.register(Box::new(build))
+    registry.register(Box::new(build))?;
+    let events = IntCounterVec::new(Opts::new(ROTATION.0, ROTATION.1), &["event"])?;
+    for (event, count) in &node.control.rotation_events {
+        events.with_label_values(&[*event]).inc_by(*count);
+    }
+    registry.register(Box::new(events))
+}
+
+fn deny_list_facts(list: DenyListGauges) -> [(&'static str, &'static str, f64); 3] {
+    let flag = |set: bool| f64::from(u8::from(set));
+    [
+        (
+            "stoq_node_deny_list_recent_until_timestamp_seconds",
+            "Until when the deny-lists are recent, seconds since 1970; zero where one is missing",
+            list.recent_until_seconds,
+        ),
+        (
+            "stoq_node_deny_list_too_old",
+            "Whether a deny-list is missing or too old to go by",
+            flag(list.too_old),
+        ),
+        (
+            "stoq_node_deny_list_fail_closed",
+            "Whether new connections are refused while a deny-list is too old",
+            flag(list.fail_closed),
+        ),
+    ]
 }
 
 /// The counters of all workers, as they are at the moment of the scrape
@@ -222,6 +280,15 @@ mod tests {
             ready: true,
             certificate_not_after_seconds: Some(1_700_000_000.0),
             version: "1.2.3".into(),
+            control: ControlGauges {
+                rotation_events: vec![("activated", 3), ("failed", 0)],
+                rotation_connections: 4,
+                deny_list: Some(DenyListGauges {
+                    recent_until_seconds: 1_700_000_900.0,
+                    too_old: true,
+                    fail_closed: false,
+                }),
+            },
             ..NodeGauges::default()
         };
         let text = render(&node, &workers).unwrap();
@@ -240,6 +307,12 @@ mod tests {
             "stoq_node_ready 1",
             "stoq_node_certificate_expiry_timestamp_seconds 1700000000",
             "stoq_node_build_info{version=\"1.2.3\"} 1",
+            "stoq_node_rotation_events_total{event=\"activated\"} 3",
+            "stoq_node_rotation_events_total{event=\"failed\"} 0",
+            "stoq_node_rotation_connections 4",
+            "stoq_node_deny_list_recent_until_timestamp_seconds 1700000900",
+            "stoq_node_deny_list_too_old 1",
+            "stoq_node_deny_list_fail_closed 0",
         ] {
             assert!(text.lines().any(|found| found == line), "missing: {line}\n{text}");
         }
@@ -249,6 +322,6 @@ mod tests {
     fn a_node_without_workers_still_renders() {
         let text = render(&NodeGauges::default(), &[]).unwrap();
         assert!(text.contains("stoq_node_ready 0"));
-        assert!(!text.contains("certificate_expiry"));
+        assert!(!text.contains("certificate_expiry") && !text.contains("deny_list"));
     }
 }

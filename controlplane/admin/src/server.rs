@@ -319,6 +319,7 @@ impl<B: Backend> Server<B> {
                 .map(|certificate| seconds(certificate.not_after)),
             started_at_seconds: seconds(status.started_at),
             version: status.version,
+            control: self.backend.control(),
         };
         match metrics::render(&node, &self.backend.counters()) {
             Ok(rendered) => text(StatusCode::OK, PROMETHEUS_TEXT, rendered),

@@ -7,6 +7,7 @@ mod etcd_cluster;
 use std::sync::Arc;
 use std::time::Duration;
 
+use etcd_cluster::pki::{NAME, Pki};
 use etcd_cluster::{Cluster, Cut};
 use stoq_store::records::etcd::{Dial, LoopbackDial};
 use stoq_store::records::{
@@ -398,4 +399,102 @@ async fn without_a_quorum_nothing_is_answered_or_applied() {
     let applied = records.applied_through(id(1)).await.unwrap();
     records.apply(batch(1, applied + 1, 3, vec![issued(1, 3)])).await.unwrap();
     assert_eq!(whole.applied_through(id(1)).await, Ok(3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_tls_both_ends_prove_themselves_and_a_killed_leader_loses_nothing() {
+    let mut cluster = Cluster::start_with_tls();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let foreign = Pki::make(elsewhere.path());
+    let members = cluster.clients();
+    let pki = cluster.pki();
+    let options = |members: &[std::net::SocketAddrV6]| EtcdOptions {
+        attempt: Duration::from_secs(1),
+        patience: Duration::from_secs(3),
+        ..EtcdOptions::new(members.to_vec())
+    };
+    let refusal = async |dial: Arc<dyn Dial>| {
+        EtcdRecords::open(options(&members), dial).await.err().map(|error| error.to_string())
+    };
+    // In the clear, without a certificate of the cluster, and before a stranger in the members' place
+    assert!(refusal(Arc::new(LoopbackDial)).await.is_some());
+    assert!(refusal(foreign.dial(pki, "client", None)).await.is_some());
+    let untrusted = refusal(pki.dial(&foreign, "client", None)).await.unwrap();
+    assert!(untrusted.contains("did not prove itself"), "{untrusted}");
+    let misnamed = refusal(pki.dial(pki, "client", Some("other.example"))).await.unwrap();
+    assert!(misnamed.contains("did not prove itself"), "{misnamed}");
+
+    // By its address and by its name; what one writes the other has, also across a killed leader.
+    let by_address = EtcdOptions::new(members.clone());
+    let first = EtcdRecords::open(by_address.clone(), pki.dial(pki, "client", None)).await.unwrap();
+    let named = pki.dial(pki, "client", Some(NAME));
+    let second = EtcdRecords::open(by_address, named).await.unwrap();
+    for sequence in 1..=60 {
+        if sequence == 30 {
+            let leader = cluster.leader();
+            cluster.kill(leader);
+        }
+        loop {
+            let changes = vec![issued(1, sequence)];
+            match first.apply(batch(1, sequence, sequence, changes)).await {
+                Ok(()) => break,
+                Err(RecordsError::Unavailable(_)) => {
+                    if first.applied_through(id(1)).await == Ok(sequence) {
+                        break;
+                    }
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(second.applied_through(id(1)).await, Ok(sequence));
+    }
+    for number in 1..=60 {
+        let found = second.certificate(serial(1, number)).await.unwrap().unwrap();
+        assert_eq!(found.certificate, certificate(1, number));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_is_for_another_host_is_refused() {
+    let cluster = Cluster::start_with_tls();
+    let pki = cluster.pki();
+    let good = pki.dial(pki, "client", None);
+    // The member's certificate is for [::1]; the same member under another name of its host is none of ours.
+    let member = cluster.clients()[0];
+    good.dial(member).await.map(drop).unwrap();
+    for (name, trusted) in [(NAME, true), ("etcd.example.com", false), ("example", false)] {
+        let dialled = pki.dial(pki, "client", Some(name)).dial(member).await;
+        assert_eq!(dialled.is_ok(), trusted, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_that_begin_before_their_cluster_answer_when_it_is_there() {
+    let mut cluster = Cluster::start();
+    let whole = open(&cluster, Arc::new(LoopbackDial)).await;
+    whole.apply(batch(1, 1, 2, vec![issued(1, 1), issued(1, 2)])).await.unwrap();
+    drop(whole);
+    for member in 0..3 {
+        cluster.kill(member);
+    }
+    let options = EtcdOptions {
+        attempt: Duration::from_secs(1),
+        patience: Duration::from_secs(3),
+        ..EtcdOptions::new(cluster.clients())
+    };
+    let early = EtcdRecords::begin(&options, Arc::new(LoopbackDial)).unwrap();
+    let unanswered = early.applied_through(id(1)).await;
+    assert!(matches!(unanswered, Err(RecordsError::Unavailable(_))), "{unanswered:?}");
+    assert_eq!(early.listings(), 0);
+    for member in 0..3 {
+        cluster.restart(member);
+    }
+    cluster.wait_for_members();
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    while early.applied_through(id(1)).await != Ok(2) {
+        assert!(std::time::Instant::now() < end, "nothing was listed");
+    }
+    assert!(early.certificate(serial(1, 2)).await.unwrap().is_some());
+    early.apply(batch(1, 3, 3, vec![issued(1, 3)])).await.unwrap();
+    assert_eq!(early.listings(), 1);
 }

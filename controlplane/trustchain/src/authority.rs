@@ -1,23 +1,19 @@
-//! The issuing authority: its key made where it runs, its certificate signed by a root that is either kept
-//! beside it (the embedded root of a node without configuration) or far away. Issuing leaves is in `issue`.
+//! The issuing authority's files: its key made where it runs, its certificate signed by a root that is either kept
+//! beside it (the embedded root of a node without configuration) or far away. What it issues is `ca`'s.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rcgen::Issuer;
-use stoq_interface::TrustAnchor;
 
 use crate::certificate::{self, CertificateError, Fingerprint, whole_seconds};
 use crate::chain::{self, ChainError};
 use crate::csr::{self, CsrError, ProvenKey};
 use crate::files;
 use crate::keys::{KeyError, KeyKind, KeyPair};
-use crate::ledger::{Ledger, LedgerError};
 use crate::profile::Ipv6Subtree;
-use crate::root::{Root, RootError, authority_name, authority_params};
-use crate::signer::key_identifier_method;
+use crate::root::{Root, RootError, authority_params};
 
 /// Ninety days
 const LIFETIME: Duration = Duration::from_secs(90 * 24 * 3_600);
@@ -29,7 +25,6 @@ const BACKDATE: Duration = Duration::from_secs(300);
 const KEY_FILE: &str = "issuing.key";
 const CERTIFICATE_FILE: &str = "issuing.pem";
 const ROOT_FILE: &str = "root.pem";
-const LEDGER_FILE: &str = "issued.jsonl";
 const EMBEDDED_ROOT: &str = "root";
 
 /// Why an authority could not be made, opened or installed
@@ -75,23 +70,17 @@ pub enum AuthorityError {
     /// The embedded root
     #[error(transparent)]
     Root(#[from] RootError),
-    /// The record of what was issued
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
     /// The certificate could not be made
     #[error("the certificate could not be made: {0}")]
     Encoding(#[from] rcgen::Error),
 }
 
-/// An issuing authority ready to issue
+/// An authority as it is installed in a directory: its certificate is for the key there, and of the root there
 #[derive(Debug)]
 pub struct Authority {
-    pub(crate) issuer: Issuer<'static, KeyPair>,
     certificate_der: Vec<u8>,
     root_der: Vec<u8>,
-    not_before: SystemTime,
     not_after: SystemTime,
-    ledger: Mutex<Ledger>,
 }
 
 impl Authority {
@@ -130,19 +119,8 @@ impl Authority {
         let root_der = certificate::read_pem(&directory.join(ROOT_FILE))?;
         let certificate_der = certificate::read_pem(&directory.join(CERTIFICATE_FILE))?;
         check(directory, &key, &certificate_der, &root_der, now)?;
-        let (not_before, not_after) =
-            certificate::validity(&certificate::parse(&certificate_der)?)?;
-        let mut params = rcgen::CertificateParams::default();
-        params.distinguished_name = authority_name(&key, "issuing");
-        params.key_identifier_method = key_identifier_method(key.public_point());
-        Ok(Self {
-            issuer: Issuer::new(params, key),
-            certificate_der,
-            root_der,
-            not_before,
-            not_after,
-            ledger: Mutex::new(Ledger::open(&directory.join(LEDGER_FILE))?),
-        })
+        let (_, not_after) = certificate::validity(&certificate::parse(&certificate_der)?)?;
+        Ok(Self { certificate_der, root_der, not_after })
     }
 
     /// The authority's certificate
@@ -163,25 +141,6 @@ impl Authority {
     /// Last instant of the authority's validity; no leaf outlives it
     pub fn not_after(&self) -> SystemTime {
         self.not_after
-    }
-
-    /// The authority as the data plane trusts it
-    pub fn trust_anchor(&self) -> TrustAnchor {
-        TrustAnchor {
-            certificate_der: self.certificate_der.clone(),
-            not_before: self.not_before,
-            not_after: self.not_after,
-        }
-    }
-
-    /// How many certificates were issued
-    pub fn issued_count(&self) -> usize {
-        self.ledger().len()
-    }
-
-    /// A panic while it was held leaves the ledger whole: it refuses by itself after a failed write
-    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

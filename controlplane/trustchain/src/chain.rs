@@ -20,6 +20,7 @@ use webpki::EndEntityCert;
 
 use crate::certificate::{self, CertificateError};
 use crate::keys::KeyKind;
+use crate::log::key::public_key;
 
 /// What a leaf is used for
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -139,6 +140,15 @@ fn may_sign_certificates(certificate: &x509_parser::certificate::X509Certificate
 fn signed_by(certificate_der: &[u8], issuer_der: &[u8]) -> Result<bool, ErrorStack> {
     let key = X509::from_der(issuer_der)?.public_key()?;
     Ok(settle(X509::from_der(certificate_der)?.verify(&key)))
+}
+
+/// Whether a message was signed, ECDSA with SHA-256 in DER, with a key
+pub(crate) fn is_signed_with(spki_der: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    let Ok(key) = public_key(spki_der) else { return false };
+    settle(
+        Verifier::new(MessageDigest::sha256(), &key)
+            .and_then(|mut verifier| verifier.verify_oneshot(signature, message)),
+    )
 }
 
 /// Whether a signature verified. A mismatch is an answer: what BoringSSL noted about it must not stay in the

@@ -224,9 +224,8 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
-    use crate::authority::Authority;
     use crate::csr::ProvenKey;
-    use crate::profile::{Ipv6Subtree, NODE, Subject};
+    use crate::testing::LooseAuthority;
 
     const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -236,34 +235,32 @@ mod tests {
 
     struct World {
         _directory: tempfile::TempDir,
-        authority: Authority,
-        subject: Subject,
+        authority: LooseAuthority,
+        node: NodeId,
         slots: KeySlots,
     }
 
     impl World {
         fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
-            let ca = directory.path().join("ca");
-            let authority = Authority::open_or_create(&ca, Ipv6Subtree::ALL, now()).unwrap();
-            let subject = Subject::new(NodeId::new("alpha").unwrap(), []).unwrap();
+            let authority = LooseAuthority::make(&directory.path().join("ca"), now());
+            let node = NodeId::new("alpha").unwrap();
             let own = directory.path().join("node");
             let slots = KeySlots::of(own.clone());
             assert!(!slots.is_present());
-            NodeIdentity::issue_local(&own, &authority, &subject, now()).unwrap();
-            Self { _directory: directory, authority, subject, slots }
+            authority.identity(&own, &node, now());
+            Self { _directory: directory, authority, node, slots }
         }
 
         /// Certifies the key of a slot as of `at` and installs it at `now`
         fn certify(&self, slot: u64, at: SystemTime, now: SystemTime) -> Slotted {
             let slot = KeySlot(slot);
             let key = ProvenKey::from_csr(&self.slots.request(slot).unwrap()).unwrap();
-            let issued = self.authority.issue(&NODE, &self.subject, &key, at).unwrap();
+            let leaf = self.authority.leaf(&self.node, &key, at);
             let authority = &self.authority;
-            let chain =
-                [&issued.certificate_der[..], authority.certificate_der(), authority.root_der()];
+            let chain = [&leaf[..], authority.certificate_der(), authority.root_der()];
             let root = authority.root_fingerprint();
-            self.slots.install(slot, self.subject.node(), chain, &root, now).unwrap()
+            self.slots.install(slot, &self.node, chain, &root, now).unwrap()
         }
     }
 
@@ -321,21 +318,21 @@ mod tests {
         let (world, other) = (World::new(), World::new());
         let key = ProvenKey::from_csr(&world.slots.request(KeySlot(1)).unwrap()).unwrap();
         let root = world.authority.root_fingerprint();
-        let install = |from: &World, subject: &Subject, slot| {
-            let issued = from.authority.issue(&NODE, subject, &key, now()).unwrap();
+        let install = |from: &World, node: &NodeId, slot| {
+            let leaf = from.authority.leaf(node, &key, now());
             let (issuing, its_root) = (from.authority.certificate_der(), from.authority.root_der());
-            let chain = [&issued.certificate_der[..], issuing, its_root];
-            world.slots.install(KeySlot(slot), world.subject.node(), chain, &root, now())
+            let chain = [&leaf[..], issuing, its_root];
+            world.slots.install(KeySlot(slot), &world.node, chain, &root, now())
         };
-        let foreign = install(&other, &world.subject, 1).unwrap_err();
+        let foreign = install(&other, &world.node, 1).unwrap_err();
         assert!(matches!(foreign, IdentityError::WrongRoot { .. }), "{foreign}");
-        let beta = Subject::new(NodeId::new("beta").unwrap(), []).unwrap();
+        let beta = NodeId::new("beta").unwrap();
         let renamed = install(&world, &beta, 1).unwrap_err();
         assert!(matches!(renamed, IdentityError::WrongNode { .. }), "{renamed}");
         world.slots.request(KeySlot(2)).unwrap();
-        let mismatch = install(&world, &world.subject, 2).unwrap_err();
+        let mismatch = install(&world, &world.node, 2).unwrap_err();
         assert!(matches!(mismatch, IdentityError::Mismatch { .. }), "{mismatch}");
         assert_eq!(world.slots.find(now()).unwrap().usable.len(), 1);
-        install(&world, &world.subject, 1).unwrap();
+        install(&world, &world.node, 1).unwrap();
     }
 }

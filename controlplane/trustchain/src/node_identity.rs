@@ -8,14 +8,11 @@ use std::time::SystemTime;
 use stoq_interface::{Identity, NodeId, SPIFFE_NODE_PREFIX, TrustAnchor};
 use x509_parser::extensions::GeneralName;
 
-use crate::authority::Authority;
 use crate::certificate::{self, CertificateError, Fingerprint};
 use crate::chain::{self, ChainError, Usage};
-use crate::csr::{self, CsrError, ProvenKey};
+use crate::csr::CsrError;
 use crate::files;
-use crate::issue::IssueError;
 use crate::keys::{KeyError, KeyKind, KeyPair};
-use crate::profile::{NODE, Subject};
 use crate::rotation::CertificateFacts;
 
 const KEY_FILE: &str = "node.key";
@@ -65,9 +62,6 @@ pub enum IdentityError {
     /// The request
     #[error(transparent)]
     Csr(#[from] CsrError),
-    /// The authority would not issue
-    #[error(transparent)]
-    Issue(#[from] IssueError),
     /// The file system refused
     #[error("{path}: {source}")]
     Io {
@@ -119,25 +113,6 @@ impl NodeIdentity {
         let found =
             Certificates { leaf_der: &leaf_der, issuing_der: &issuing_der, root_der: &root_der };
         Self::verify(directory, &key, &found, at(&leaf_der)?)
-    }
-
-    /// Issues this host's own certificate where the authority runs, with the key kept in `directory`
-    pub fn issue_local(
-        directory: &Path,
-        authority: &Authority,
-        subject: &Subject,
-        now: SystemTime,
-    ) -> Result<Self, IdentityError> {
-        let key = prepare_key(directory)?;
-        let proven = ProvenKey::from_csr(&csr::request(&key)?)?;
-        let issued = authority.issue(&NODE, subject, &proven, now)?;
-        let certificates = Certificates {
-            leaf_der: &issued.certificate_der,
-            issuing_der: authority.certificate_der(),
-            root_der: authority.root_der(),
-        };
-        let pinned = authority.root_fingerprint();
-        Self::store(directory, subject.node(), &certificates, &pinned, now)
     }
 
     /// Stores certificates that may begin later: they are verified at their own beginning then
@@ -288,17 +263,15 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
-    use crate::profile::Ipv6Subtree;
+    use crate::testing::LooseAuthority;
 
     fn now() -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(1_800_000_000)
     }
 
     fn issue(directory: &Path, now: SystemTime) -> NodeIdentity {
-        let ca = directory.join("ca");
-        let authority = Authority::open_or_create(&ca, Ipv6Subtree::ALL, now).unwrap();
-        let subject = Subject::new(NodeId::new("alpha").unwrap(), []).unwrap();
-        NodeIdentity::issue_local(&directory.join("node"), &authority, &subject, now).unwrap()
+        let authority = LooseAuthority::make(&directory.join("ca"), now);
+        authority.identity(&directory.join("node"), &NodeId::new("alpha").unwrap(), now)
     }
 
     #[test]

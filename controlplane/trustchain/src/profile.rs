@@ -1,63 +1,18 @@
-//! What certificates this authority issues, as data: lifetimes, usages and names. Names come from the
-//! operator's grant and never from a request. How a certificate is built is in `issue`.
+//! What certificates may name: the zones, a node with its addresses, and the network an authority is held to. Names
+//! come from the operator's grant and never from a request. The kinds of certificates are `ca`'s profiles.
 
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
-use std::time::Duration;
 
-use rcgen::{CidrSubnet, ExtendedKeyUsagePurpose, GeneralSubtree, NameConstraints};
-use stoq_interface::{NodeId, SPIFFE_NODE_PREFIX};
+use rcgen::{CidrSubnet, GeneralSubtree, NameConstraints};
+use stoq_interface::NodeId;
 
 /// The zones an issuing authority may name; nobody else owns them
 pub const ZONES: [&str; 4] = ["hypermesh", "caesar", "trust", "assets"];
 
 /// IPv6 addresses one certificate may carry
 pub const ADDRESSES_PER_SUBJECT: usize = 16;
-
-/// One kind of leaf certificate
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Profile {
-    /// Its name in the ledger
-    pub name: &'static str,
-    /// From the first to the last instant of validity, both included
-    pub lifetime: Duration,
-    /// How far validity begins before issuing, for clocks that are slow
-    pub backdate: Duration,
-    /// Extended key usage clientAuth beside serverAuth
-    pub client_auth: bool,
-    /// The SPIFFE URI that makes the holder a node of the data plane
-    pub node_identity: bool,
-}
-
-/// A node of the mesh: both ends of STOQ connections
-pub const NODE: Profile = Profile {
-    name: "node",
-    lifetime: Duration::from_secs(24 * 3_600),
-    backdate: Duration::from_secs(300),
-    client_auth: true,
-    node_identity: true,
-};
-
-/// The enrolment server. Without the SPIFFE URI it is nobody on the data plane, should its key leak
-pub const SERVER: Profile = Profile {
-    name: "server",
-    lifetime: Duration::from_secs(24 * 3_600),
-    backdate: Duration::from_secs(300),
-    client_auth: false,
-    node_identity: false,
-};
-
-impl Profile {
-    /// The extended key usages
-    pub(crate) fn extended_key_usages(&self) -> Vec<ExtendedKeyUsagePurpose> {
-        let mut usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        if self.client_auth {
-            usages.push(ExtendedKeyUsagePurpose::ClientAuth);
-        }
-        usages
-    }
-}
 
 /// Whom a certificate names, as the operator granted it
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -107,16 +62,6 @@ impl Subject {
     /// Its addresses
     pub fn addresses(&self) -> &[Ipv6Addr] {
         &self.addresses
-    }
-
-    /// The DNS name of the node
-    pub fn dns_name(&self) -> String {
-        node_dns_name(&self.node)
-    }
-
-    /// The SPIFFE URI of the node
-    pub fn spiffe_uri(&self) -> String {
-        format!("{SPIFFE_NODE_PREFIX}{}", self.node)
     }
 }
 

@@ -19,7 +19,6 @@ use zeroize::Zeroizing;
 use crate::certificate::{Fingerprint, hex, unhex, unix_seconds};
 use crate::files;
 use crate::profile::{Subject, SubjectError};
-use crate::registry::node_text;
 
 /// How long a token is good for unless said otherwise
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(3_600);
@@ -439,6 +438,21 @@ fn names(directory: &Path) -> Result<Vec<String>, TokenError> {
         }
     }
     Ok(found)
+}
+
+/// A node name as a JSON string
+mod node_text {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+    use stoq_interface::NodeId;
+
+    pub(crate) fn serialize<S: Serializer>(node: &NodeId, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(node.as_str())
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<NodeId, D::Error> {
+        NodeId::new(&String::deserialize(from)?).map_err(D::Error::custom)
+    }
 }
 
 #[cfg(test)]

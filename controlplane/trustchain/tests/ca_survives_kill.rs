@@ -29,7 +29,7 @@ const DEFAULT_KILLS: usize = 25;
 /// Kills after which a new authority begins, so that reading a journal stays quick
 const KILLS_PER_AUTHORITY: usize = 50;
 const TASKS: usize = 6;
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -256,7 +256,7 @@ fn kill_after(directory: &Path, lines: usize, said: &mut Said) -> ExitStatus {
         }
     });
     for count in 0..lines {
-        match heard.recv_timeout(Duration::from_secs(60)) {
+        match heard.recv_timeout(PATIENCE) {
             Ok(line) => said.take(&line),
             Err(error) => panic!("the process said {count} lines only: {error}"),
         }

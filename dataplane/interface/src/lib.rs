@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod call;
 mod counters;
 mod name;
 mod reason;
@@ -12,6 +13,7 @@ mod snapshot;
 mod status;
 mod verification;
 
+pub use call::{CallChannel, CallEnd, CallStatus, PeerCertificate};
 pub use counters::{
     Counter, KEY_PACKETS, SMALL_DATAGRAM_BYTES, STAGES, StageClock, Switch, TRAIN_LENGTHS, Table,
     TrainEnd, TrainLengths, TransportStage, WorkerCounters, train_length_index,

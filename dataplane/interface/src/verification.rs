@@ -108,8 +108,17 @@ impl Pins {
 pub struct Freshness {
     /// After this instant new connections are refused
     pub until: SystemTime,
+    /// The same for leaves of single issuing authorities, each of which keeps its own list
+    pub by_issuer: BTreeMap<IssuerKeyId, SystemTime>,
     /// Nodes that may connect all the same: the authorities, without whom no newer list would come
     pub exempt: BTreeSet<NodeId>,
+}
+
+impl Freshness {
+    /// Until when a leaf of this authority may be accepted
+    pub fn until_of(&self, issuer: &IssuerKeyId) -> SystemTime {
+        self.by_issuer.get(issuer).copied().unwrap_or(self.until)
+    }
 }
 
 /// What time certificates are judged by

@@ -100,7 +100,7 @@ fn answer_calls(world: &mut World) {
     let events = std::mem::take(&mut world.events);
     for (host, event) in events {
         match event {
-            Event::CallIncoming { link, stream, peer, header } if host == 1 => {
+            Event::CallIncoming { link, stream, peer, header, .. } if host == 1 => {
                 assert_eq!(peer, node("alpha"));
                 let known = header.method == "test/echo";
                 let status = if known { CallStatus::Ok } else { CallStatus::Unknown };

@@ -1,8 +1,7 @@
 //! Calls as programs see them: a request to `service/method`, a reply or the reason there is none.
 
 use bytes::Bytes;
-use stoq_interface::NodeId;
-use stoq_transport::wire::CallStatus;
+use stoq_interface::{CallStatus, NodeId, PeerCertificate};
 use stoq_worker::{CallFailure, IncomingCall};
 
 /// Why a call has no reply
@@ -29,6 +28,12 @@ impl CallRequest {
         &self.0.peer
     }
 
+    /// The certificate it has shown on the connection by which the call came. A node that has changed its
+    /// certificate may still call over a connection made with the one before.
+    pub fn peer_certificate(&self) -> &PeerCertificate {
+        &self.0.certificate
+    }
+
     /// `service/method`
     pub fn method(&self) -> &str {
         &self.0.method
@@ -46,11 +51,16 @@ impl CallRequest {
 
     /// Answers with the method's reply
     pub fn reply(self, body: Bytes) -> bool {
-        self.0.answer(CallStatus::Ok, body)
+        self.answer(CallStatus::Ok, body)
     }
 
     /// Answers with anything but a reply
     pub fn refuse(self, status: CallStatus, body: Bytes) -> bool {
+        self.answer(status, body)
+    }
+
+    /// Answers with a status, [`CallStatus::Ok`] for a reply; `false` when the worker takes no more commands
+    pub fn answer(self, status: CallStatus, body: Bytes) -> bool {
         self.0.answer(status, body)
     }
 }

@@ -84,21 +84,23 @@
 #![forbid(unsafe_code)]
 
 mod call;
+mod channel;
 mod endpoint;
 mod flow;
 mod session;
 mod wakes;
 
 pub use call::{CallError, CallRequest};
+pub use channel::SessionCalls;
 pub use endpoint::{Endpoint, EndpointBuilder, Incoming, IoPreference, WorkerPlan};
 pub use flow::{Flow, FlowReader, FlowWriter};
 pub use session::Session;
 
 pub use stoq_interface::{
-    Allow, CloseReason, ConnectionStatus, ControlSnapshot, FlowError, FlowStatus, Identity, Limits,
-    ListenerStatus, NodeId, PeerRefusal, PrivateKey, ServiceName, SessionStatus, TransportSettings,
-    TrustAnchor, WorkerCounters, WorkerStatus,
+    Allow, CallChannel, CallEnd, CallStatus, CloseReason, ConnectionStatus, ControlSnapshot,
+    FlowError, FlowStatus, Identity, Limits, ListenerStatus, NodeId, PeerCertificate, PeerRefusal,
+    PrivateKey, ServiceName, SessionStatus, TransportSettings, TrustAnchor, WorkerCounters,
+    WorkerStatus,
 };
-pub use stoq_transport::wire::CallStatus;
 pub use stoq_udp::{IoDescription, IoSettings, SocketOptions, ZeroCopy};
 pub use stoq_worker::{CallFailure, ConnectError, ServiceTaken, StartError};

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
-use stoq_interface::{NodeId, ServiceName};
-use stoq_transport::wire::{CallHeader, CallStatus};
+use stoq_interface::{CallStatus, NodeId, ServiceName};
+use stoq_transport::wire::CallHeader;
 use stoq_transport::{CallKind, SessionKey};
 use stoq_worker::{CallFailure, Command, WorkerGroup, WorkerHandle};
 use tokio::sync::oneshot;
@@ -71,7 +71,7 @@ impl Session {
         self.ask(CallKind::Watch, method, body, deadline, timer).await
     }
 
-    async fn ask(
+    pub(crate) async fn ask(
         &self,
         kind: CallKind,
         method: &str,

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use stoq::{
-    Allow, CallError, CallStatus, Endpoint, FlowError, IoPreference, NodeId, ServiceName,
-    WorkerPlan, ZeroCopy,
+    Allow, CallChannel as _, CallEnd, CallError, CallStatus, Endpoint, FlowError, IoPreference,
+    NodeId, ServiceName, WorkerPlan, ZeroCopy,
 };
-use stoq_simulation::pki::Authority;
+use stoq_simulation::pki::{Authority, VALIDITY};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn node(name: &str) -> NodeId {
@@ -205,6 +205,49 @@ async fn calls_are_answered_or_refused() {
     let timer = tokio::time::sleep(second);
     let refused = session.call("test/other", Bytes::new(), second, timer).await;
     assert_eq!(refused, Err(CallError::Status(CallStatus::Unknown, Bytes::new())));
+}
+
+#[tokio::test]
+async fn a_handler_sees_the_certificate_of_the_connection_and_a_channel_carries_its_answer() {
+    let authority = Authority::new();
+    let beta = endpoint(&authority, "beta", WorkerPlan::default());
+    let mut snapshot = authority.snapshot("alpha");
+    let first = snapshot.identity.clone().unwrap();
+    let listen = "[::1]:0".parse().unwrap();
+    let alpha = Endpoint::builder().listen(listen).snapshot(snapshot.clone()).build().unwrap();
+    beta.serve_calls(|call| {
+        let shown = call.peer_certificate();
+        let body = [&shown.sha256[..], shown.serial.as_bytes()].concat();
+        let status = match call.method() {
+            "test/who" => CallStatus::Ok,
+            _ => CallStatus::Denied,
+        };
+        call.answer(status, body.into());
+    });
+    let session = alpha.connect(beta.local_address(), &node("beta")).await.unwrap();
+    let (channel, second) = (session.calls(tokio::time::sleep), Duration::from_secs(5));
+    let shown = |identity: &stoq::Identity| {
+        let sha256 = boring::sha::sha256(&identity.chain_der[0]);
+        [&sha256[..], identity.serial.as_bytes()].concat()
+    };
+    let seen = channel.call("test/who", Vec::new(), second).await;
+    assert_eq!(seen, Ok(shown(&first)));
+    let refused = channel.call("test/other", Vec::new(), second).await;
+    assert_eq!(refused, Err(CallEnd::Status(CallStatus::Denied, shown(&first))));
+    // Another certificate of the same node shows once a connection was made with it, not before.
+    snapshot.epoch += 1;
+    snapshot.identity = Some(authority.identity("alpha", VALIDITY));
+    let next = snapshot.identity.clone().unwrap();
+    alpha.publish(snapshot);
+    assert_eq!(channel.call("test/who", Vec::new(), second).await, Ok(shown(&first)));
+    assert!(session.replace_connections());
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    while channel.call("test/who", Vec::new(), second).await != Ok(shown(&next)) {
+        assert!(std::time::Instant::now() < end, "calls still go by the former connection");
+    }
+    beta.serve_calls(drop);
+    let none = channel.call("test/who", Vec::new(), Duration::from_millis(50)).await;
+    assert_eq!(none, Err(CallEnd::Deadline));
 }
 
 #[tokio::test]

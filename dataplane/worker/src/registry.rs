@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use crossbeam::queue::ArrayQueue;
 use futures_util::task::AtomicWaker;
-use stoq_interface::{NodeId, ServiceName};
+use stoq_interface::{NodeId, PeerCertificate, ServiceName};
 use stoq_transport::LinkId;
 use stoq_transport::wire::{CallReply, CallStatus};
 
@@ -51,6 +51,8 @@ impl Acceptor {
 pub struct IncomingCall {
     /// Who asks
     pub peer: NodeId,
+    /// The certificate it has shown on the connection by which the call came
+    pub certificate: PeerCertificate,
     /// `service/method`
     pub method: String,
     /// Time the caller waits

@@ -347,8 +347,8 @@ impl Worker {
                 self.accept_flow(session, flow, service, peer);
             }
             Event::FlowTouched { session, flow } => self.serve_flow(now, session, flow),
-            Event::CallIncoming { link, stream, peer, header } => {
-                self.take_call(link, stream, peer, header);
+            Event::CallIncoming { link, stream, peer, certificate, header } => {
+                self.take_call(link, stream, (peer, certificate), header);
             }
             Event::CallDone { token, reply } => {
                 if let Some(asker) = self.calls.remove(&token) {
@@ -372,13 +372,14 @@ impl Worker {
         &mut self,
         link: stoq_transport::LinkId,
         stream: u64,
-        peer: stoq_interface::NodeId,
+        (peer, certificate): (stoq_interface::NodeId, stoq_interface::PeerCertificate),
         header: stoq_transport::wire::CallHeader,
     ) {
         match self.registry.call_handler() {
             Some(handler) => {
                 let call = IncomingCall {
                     peer,
+                    certificate,
                     method: header.method,
                     deadline_ms: header.deadline_ms,
                     body: header.body,

@@ -2,18 +2,23 @@
 //! renewed.
 
 use std::net::Ipv6Addr;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
 use stoq_admin::api::{
-    CaProfiles, CaRegister, CaRegistration, CaRegistrations, CaRenewAll, CaShow, CaShown,
-    CaUnregister, CertificateProfile,
+    CaAuthorities, CaExport, CaProfiles, CaRegister, CaRegistered, CaRegistration, CaRegistrations,
+    CaRenewAll, CaShow, CaShown, CaTrust, CaUnregister, CaUnregistered, CertificateProfile,
+    KnownAuthority,
 };
 use stoq_admin::{ApiError, parse_duration};
 use stoq_interface::NodeId;
+use stoq_trustchain::calls::wire;
 
+use super::order::Elsewhere;
 use super::{name_of, or_dash, yes};
 use crate::context::Context;
+use crate::files;
 use crate::human;
 use crate::render::{Cell, Report, Tone, cell};
 
@@ -35,12 +40,35 @@ Example:
         profile: String,
         /// The name it is registered under
         subject: String,
+        #[command(flatten)]
+        elsewhere: Elsewhere,
     },
     /// Lists everything certificates may name
     Registrations {
         /// Of this profile only
         #[arg(long)]
         profile: Option<String>,
+    },
+    /// Lists the authorities of the mesh whose nodes this one accepts and whose deny-lists it follows
+    Authorities,
+    /// Writes what this node's authority says of itself, for `stoqctl ca trust` on other nodes
+    Export {
+        /// The file, which must not exist yet; without it, it is printed
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Trusts another authority under the same root: its nodes, its log, its deny-list
+    #[command(after_help = "\
+Authorities that share records ([store.etcd]) know each other by themselves, and every node learns from its own
+authority which others there are. This is for authorities that share nothing: tell one of them, on its node, and its
+nodes follow. Only what the common root has signed is taken.
+
+Example:
+  beta$  stoqctl ca export --out beta.statement
+  alpha$ stoqctl ca trust beta.statement")]
+    Trust {
+        /// What `stoqctl ca export` wrote; - is the standard input
+        statement: PathBuf,
     },
     /// Has everything renewed that was issued so far, spread over a while
     #[command(after_help = "\
@@ -80,6 +108,8 @@ pub(crate) struct Register {
     /// Its certificates carry the profile's alternative names as well
     #[arg(long)]
     alternative_names: bool,
+    #[command(flatten)]
+    elsewhere: Elsewhere,
 }
 
 impl Ca {
@@ -90,6 +120,9 @@ impl Ca {
             Self::Register(_) => name_of::<CaRegister>(),
             Self::Unregister { .. } => name_of::<CaUnregister>(),
             Self::Registrations { .. } => name_of::<CaRegistrations>(),
+            Self::Authorities => name_of::<CaAuthorities>(),
+            Self::Export { .. } => name_of::<CaExport>(),
+            Self::Trust { .. } => name_of::<CaTrust>(),
             Self::RenewAll { .. } => name_of::<CaRenewAll>(),
         }
     }
@@ -99,13 +132,19 @@ impl Ca {
             Self::Status => status(context).await,
             Self::Profiles => profiles(context).await,
             Self::Register(register) => register.run(context).await,
-            Self::Unregister { profile, subject } => {
-                let gone = context.call(CaUnregister { profile, subject }).await?;
+            Self::Unregister { profile, subject, elsewhere } => {
+                let gone = match elsewhere.is_meant() {
+                    false => context.call(CaUnregister { profile, subject }).await?,
+                    true => unregistered_elsewhere(context, &elsewhere, profile, subject).await?,
+                };
                 let note =
                     format!("nothing is issued to {} {} any more", gone.profile, gone.subject);
                 Ok(context.report(&gone)?.note(note))
             }
             Self::Registrations { profile } => registrations(context, profile).await,
+            Self::Authorities => authorities(context).await,
+            Self::Export { out } => export(context, out).await,
+            Self::Trust { statement } => trust(context, &statement).await,
             Self::RenewAll { within } => renew_all(context, within).await,
         }
     }
@@ -169,13 +208,85 @@ async fn profiles(context: &Context) -> Result<Report, ApiError> {
 
 impl Register {
     async fn run(self, context: &Context) -> Result<Report, ApiError> {
-        let Self { profile, subject, owner, addresses, alternative_names } = self;
+        let Self { profile, subject, owner, addresses, alternative_names, elsewhere } = self;
         let registration = CaRegistration { profile, subject, owner, addresses, alternative_names };
-        let registered = context.call(CaRegister { registration }).await?;
+        let registered = match elsewhere.is_meant() {
+            false => context.call(CaRegister { registration }).await?,
+            true => {
+                let texts = registration.addresses.iter().map(ToString::to_string);
+                let order = wire::RegisterRequest {
+                    profile: registration.profile.clone(),
+                    subject: registration.subject.clone(),
+                    owner: registration.owner.as_ref().map(NodeId::to_string).unwrap_or_default(),
+                    addresses: texts.collect(),
+                    alternative_names: registration.alternative_names,
+                };
+                let method = "trustchain/register";
+                let _: wire::RegisterReply = elsewhere.order(context, method, &order).await?;
+                CaRegistered { registration }
+            }
+        };
         let CaRegistration { profile, subject, .. } = &registered.registration;
         let note = format!("certificates of the profile {profile} may name {subject}");
         Ok(context.report(&registered)?.note(note))
     }
+}
+
+async fn unregistered_elsewhere(
+    context: &Context,
+    elsewhere: &Elsewhere,
+    profile: String,
+    subject: String,
+) -> Result<CaUnregistered, ApiError> {
+    let order = wire::UnregisterRequest { profile: profile.clone(), subject: subject.clone() };
+    let done: wire::UnregisterReply =
+        elsewhere.order(context, "trustchain/unregister", &order).await?;
+    if !done.was_registered {
+        let name = format!("{profile} {subject}");
+        return Err(ApiError::not_found("registration", name, "stoqctl ca registrations"));
+    }
+    Ok(CaUnregistered { profile, subject })
+}
+
+async fn authorities(context: &Context) -> Result<Report, ApiError> {
+    let listed = context.call(CaAuthorities {}).await?;
+    let now = SystemTime::now();
+    let row = |one: &KnownAuthority| {
+        vec![
+            cell(&one.instance),
+            cell(or_dash(one.address)),
+            cell(&one.issuing_key_id),
+            cell(human::moment(one.not_after, now)),
+            cell(yes(one.is_own)),
+        ]
+    };
+    let rows = listed.authorities.iter().map(row).collect();
+    let head = ["authority", "address", "issuing key", "ends", "own"];
+    let empty = "no authority has said anything of itself yet; the log of stoqd may say why";
+    Ok(context.report(&listed)?.table(&head, rows, empty))
+}
+
+async fn export(context: &Context, out: Option<PathBuf>) -> Result<Report, ApiError> {
+    let exported = context.call(CaExport {}).await?;
+    let report = context.report(&exported)?;
+    Ok(match out {
+        None => report.text(&exported.statement_pem),
+        Some(file) => {
+            files::write_new(&file, exported.statement_pem.as_bytes())?;
+            report.fields(vec![("written", cell(file.display()))])
+        }
+    })
+}
+
+async fn trust(context: &Context, statement: &Path) -> Result<Report, ApiError> {
+    let statement_pem = files::read_text(statement)?;
+    let trusted = context.call(CaTrust { statement_pem }).await?;
+    let name = &trusted.authority.instance;
+    let note = match trusted.is_news {
+        true => format!("the authority {name} is trusted: its nodes, its log and its deny-list"),
+        false => format!("the authority {name} was known already"),
+    };
+    Ok(context.report(&trusted)?.note(note))
 }
 
 async fn registrations(context: &Context, profile: Option<String>) -> Result<Report, ApiError> {

@@ -1,16 +1,19 @@
 //! `stoqctl certificate`: the inventory of this node's authority, issuing for a request in hand, revoking. `verify`
 //! judges a certificate on this host and needs no daemon.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 use stoq_admin::api::{
-    CertificateIssue, CertificateList, CertificateRevoke, CertificateShow, CertificateState,
-    InventoryCertificate, RevocationReason, RevokeOf, RevokedCertificate,
+    CertificateIssue, CertificateIssued, CertificateList, CertificateRevoke, CertificateShow,
+    CertificateState, InventoryCertificate, RevocationReason, RevokeOf, RevokedCertificate,
 };
-use stoq_admin::{ApiError, ExitCode, parse_duration, show_time};
+use stoq_admin::{ApiError, ExitCode, encode_pem, parse_duration, show_time};
+use stoq_trustchain::calls::wire;
 
+use super::order::Elsewhere;
 use super::{name_of, or_dash, yes};
 use crate::context::Context;
 use crate::files;
@@ -43,7 +46,9 @@ Of the request only the key counts, which must be P-256: names, addresses and us
 Example:
   openssl ecparam -name prime256v1 -genkey -noout -out ana.key
   openssl req -new -key ana.key -subj / -out ana.csr
-  stoqctl certificate issue --profile operator --subject ana --request ana.csr --out ana.pem")]
+  stoqctl certificate issue --profile operator --subject ana --request ana.csr --out ana.pem
+  stoqctl certificate issue --profile service --subject shop --request shop.csr \\
+      --at alpha --operator ana.pem --operator-key ana.key     by the authority of alpha, from any node")]
 pub(crate) struct Issue {
     /// The profile: node, service, asset, dns-server or operator
     #[arg(long)]
@@ -57,6 +62,8 @@ pub(crate) struct Issue {
     /// Writes certificate and issuing authority to this file, which must not exist yet
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    elsewhere: Elsewhere,
 }
 
 /// Lists certificates, those that end first before the others
@@ -99,7 +106,8 @@ follow. There is no way back: a node that is to go on enrols again, with a new k
 Examples:
   stoqctl certificate revoke 3f9a...                        one certificate
   stoqctl certificate revoke --name beta --with-key         everything beta has, and its keys in whatever comes
-  stoqctl certificate revoke --key SHA-256 --reason key-compromise")]
+  stoqctl certificate revoke --key SHA-256 --reason key-compromise
+  stoqctl certificate revoke --name beta --reason superseded --at alpha --operator ana.pem --operator-key ana.key")]
 pub(crate) struct Revoke {
     #[command(flatten)]
     of: Which,
@@ -110,6 +118,18 @@ pub(crate) struct Revoke {
     /// Also whatever is certified for the same keys later
     #[arg(long)]
     with_key: bool,
+    #[command(flatten)]
+    elsewhere: Elsewhere,
+}
+
+/// What the authority of another node answered to `revoke`
+#[derive(Serialize)]
+struct RevokedElsewhere {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deny_list_epoch: Option<u64>,
+    revoked_at: String,
+    reason: RevocationReason,
+    repeated: bool,
 }
 
 /// What is revoked
@@ -132,6 +152,7 @@ impl Certificate {
             Self::Issue(_) => name_of::<CertificateIssue>(),
             Self::List(_) => name_of::<CertificateList>(),
             Self::Show { .. } => name_of::<CertificateShow>(),
+            Self::Revoke(revoke) if revoke.elsewhere.is_meant() => ("certificate", "revoke-at"),
             Self::Revoke(_) => name_of::<CertificateRevoke>(),
             Self::Verify(_) => ("certificate", "verify"),
         }
@@ -150,9 +171,14 @@ impl Certificate {
 
 impl Issue {
     async fn run(self, context: &Context) -> Result<Report, ApiError> {
-        let Self { profile, subject, request, out } = self;
-        let request_pem = files::read_text(&request)?;
-        let issued = context.call(CertificateIssue { profile, subject, request_pem }).await?;
+        let Self { profile, subject, request, out, elsewhere } = self;
+        let issued = match elsewhere.is_meant() {
+            false => {
+                let request_pem = files::read_text(&request)?;
+                context.call(CertificateIssue { profile, subject, request_pem }).await?
+            }
+            true => issued_elsewhere(context, &elsewhere, profile, subject, &request).await?,
+        };
         let report = context.report(&issued)?;
         let ends = human::moment(issued.not_after, SystemTime::now());
         let note = format!(
@@ -167,6 +193,38 @@ impl Issue {
             }
         }
     }
+}
+
+/// Has the authority of another node issue it
+async fn issued_elsewhere(
+    context: &Context,
+    elsewhere: &Elsewhere,
+    profile: String,
+    subject: String,
+    request: &Path,
+) -> Result<CertificateIssued, ApiError> {
+    let csr = files::read_pem("CERTIFICATE REQUEST", request)
+        .or_else(|_| files::read_pem("NEW CERTIFICATE REQUEST", request))?;
+    let csr = csr.into_iter().next().unwrap_or_default();
+    let order = wire::CertifyRequest { csr, profile, subject, ..wire::CertifyRequest::default() };
+    let issued: wire::CertifyReply = elsewhere.order(context, "trustchain/issue", &order).await?;
+    let chain = issued.chain.iter().map(|der| encode_pem("CERTIFICATE", der));
+    Ok(CertificateIssued {
+        serial: issued.serial.iter().map(|octet| format!("{octet:02x}")).collect(),
+        not_before: at(issued.not_before)?,
+        not_after: at(issued.not_after)?,
+        log_index: issued.leaf_index,
+        repeated: issued.repeated,
+        chain_pem: chain.collect(),
+        root_pem: encode_pem("CERTIFICATE", &issued.root),
+    })
+}
+
+/// An instant of another host, which may say anything
+fn at(seconds: u64) -> Result<SystemTime, ApiError> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or_else(|| {
+        ApiError::failed("bad-reply", format!("{seconds} s after 1970 is no instant"), "")
+    })
 }
 
 impl List {
@@ -245,7 +303,10 @@ async fn show(context: &Context, serial: String) -> Result<Report, ApiError> {
 
 impl Revoke {
     async fn run(self, context: &Context) -> Result<Report, ApiError> {
-        let Self { of, reason, with_key } = self;
+        let Self { of, reason, with_key, elsewhere } = self;
+        if elsewhere.is_meant() {
+            return revoke_elsewhere(context, &elsewhere, of, reason, with_key).await;
+        }
         let of = match of {
             Which { serial: Some(serial), .. } => RevokeOf::Serial(serial),
             Which { name: Some(name), .. } => RevokeOf::Name(name),
@@ -272,6 +333,50 @@ impl Revoke {
                 .exit(ExitCode::Unhealthy),
         })
     }
+}
+
+/// Has the authority of another node revoke it
+async fn revoke_elsewhere(
+    context: &Context,
+    elsewhere: &Elsewhere,
+    of: Which,
+    reason: RevocationReason,
+    with_key: bool,
+) -> Result<Report, ApiError> {
+    let octets = |text: Option<String>| {
+        let text = text.unwrap_or_default();
+        let bad = || {
+            let remedy = "copy it from `stoqctl certificate list`";
+            ApiError::usage("bad-target", format!("'{text}' is not hexadecimal"), remedy)
+        };
+        let pair =
+            |at: usize| text.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
+        let octets: Option<Vec<u8>> = (0..text.len()).step_by(2).map(pair).collect();
+        octets.ok_or_else(bad)
+    };
+    let order = wire::RevokeRequest {
+        serial: octets(of.serial)?,
+        spki_sha256: octets(of.key)?,
+        subject: of.name.unwrap_or_default(),
+        reason: reason.code().into(),
+        with_key,
+    };
+    let revoked: wire::RevokeReply = elsewhere.order(context, "trustchain/revoke", &order).await?;
+    let told = RevokedElsewhere {
+        deny_list_epoch: Some(revoked.epoch).filter(|epoch| *epoch > 0),
+        revoked_at: show_time(at(revoked.revoked_at)?),
+        reason,
+        repeated: revoked.repeated,
+    };
+    let report = context.report(&told)?.fields(vec![
+        ("revoked", cell(&told.revoked_at)),
+        ("before", cell(yes(told.repeated))),
+        ("deny-list", cell(or_dash(told.deny_list_epoch))),
+    ]);
+    Ok(match told.deny_list_epoch {
+        Some(_) => report,
+        None => report.exit(ExitCode::Unhealthy),
+    })
 }
 
 fn revoked_row(one: &RevokedCertificate) -> Vec<Cell> {

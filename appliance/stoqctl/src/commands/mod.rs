@@ -15,6 +15,7 @@ pub(crate) mod listener;
 pub(crate) mod log;
 pub(crate) mod measure;
 pub(crate) mod node;
+pub(crate) mod order;
 pub(crate) mod root;
 pub(crate) mod service;
 pub(crate) mod session;

@@ -146,6 +146,7 @@ fn peer_row(peer: &Peer) -> Vec<Cell> {
         PeerSource::Config => "config",
         PeerSource::Enrolled => "enrolled",
         PeerSource::Added => "added",
+        PeerSource::Authority => "authority",
     };
     vec![cell(&peer.node), cell(or_dash(peer.address)), cell(source), Cell::figure(peer.sessions)]
 }

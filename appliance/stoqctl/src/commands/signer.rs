@@ -1,7 +1,7 @@
 //! `stoqctl signer`: what signs for this node's authority, in this process, in a token or in a process of its own.
 
 use clap::Subcommand;
-use stoq_admin::api::{SignerShow, SignerShown, SignerTest, SignerTestedKey};
+use stoq_admin::api::{SignerShow, SignerStatus, SignerTest, SignerTestedKey};
 use stoq_admin::{ApiError, ExitCode};
 
 use super::{name_of, or_dash};
@@ -43,7 +43,7 @@ impl Signer {
     }
 }
 
-fn fields(shown: &SignerShown) -> Vec<(&'static str, Cell)> {
+fn fields(shown: &SignerStatus) -> Vec<(&'static str, Cell)> {
     let health = match shown.healthy {
         true => Cell::toned("good", Tone::Good),
         false => Cell::toned("bad", Tone::Bad),

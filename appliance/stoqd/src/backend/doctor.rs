@@ -10,6 +10,7 @@ use stoq_trustchain::backup::doctor::{self, Places, Verdict};
 use super::authority::{broken, desk};
 use super::{Admin, audit, status, transparency};
 use crate::identity::Source;
+use crate::list_age::TOO_OLD;
 
 /// An issuing certificate with less left than this wants a successor
 const ISSUING_WARNING: Duration = Duration::from_secs(14 * 86_400);
@@ -41,9 +42,12 @@ fn node(admin: &Admin) -> Vec<Check> {
         let workers = admin.0.endpoint.workers().len();
         return vec![Check::good("node", format!("it serves, with {workers} workers"))];
     }
+    let fail_closed = admin.0.list_age().is_some_and(|age| age.fail_closed);
     let check = |problem: Problem| {
         let health = match problem.code.as_str() {
             "certificate-ends-soon" | "io-fallback" => Health::Warning,
+            // Connections are made all the same: it works, and less than it was asked to.
+            TOO_OLD if !fail_closed => Health::Warning,
             _ => Health::Bad,
         };
         Check::new(&problem.code, health, problem.message, problem.remedy)

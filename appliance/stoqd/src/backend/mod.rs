@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use stoq::WorkerCounters;
 use stoq_admin::api::*;
-use stoq_admin::{ApiError, Backend};
+use stoq_admin::{ApiError, Backend, ControlGauges};
 
 use crate::node::Node;
 use crate::state::StateError;
@@ -17,6 +17,7 @@ mod certificate;
 mod config;
 mod crl;
 mod doctor;
+mod mesh;
 mod node;
 mod service;
 mod session;
@@ -84,6 +85,10 @@ impl Backend for Admin {
         ca_unregister(CaUnregister) -> CaUnregistered by ca::unregister;
         ca_registrations(CaRegistrations) -> CaRegistrationsListed by ca::registrations;
         ca_renew_all(CaRenewAll) -> CaRenewingAll by ca::renew_all;
+        ca_authorities(CaAuthorities) -> CaAuthoritiesListed by mesh::list;
+        ca_export(CaExport) -> CaExported by mesh::export;
+        ca_trust(CaTrust) -> CaTrusted by mesh::trust;
+        ca_operate(CaOperate) -> CaOperated by mesh::operate;
         certificate_issue(CertificateIssue) -> CertificateIssued by certificate::issue;
         certificate_list(CertificateList) -> CertificateListed by certificate::list;
         certificate_show(CertificateShow) -> CertificateShown by certificate::show;
@@ -99,7 +104,7 @@ impl Backend for Admin {
         crl_show(CrlShow) -> CrlShown by crl::show;
         audit_tail(AuditTail) -> AuditTailed by audit::tail;
         audit_verify(AuditVerify) -> AuditVerified by audit::verify;
-        signer_show(SignerShow) -> SignerShown by signer::show;
+        signer_show(SignerShow) -> SignerStatus by signer::show;
         signer_test(SignerTest) -> SignerTested by signer::test;
         backup_create(BackupCreate) -> BackupCreated by backup::create;
         doctor_run(DoctorRun) -> Diagnosis by doctor::run;
@@ -129,5 +134,9 @@ impl Backend for Admin {
 
     fn counters(&self) -> Vec<Arc<WorkerCounters>> {
         self.0.endpoint.counters().to_vec()
+    }
+
+    fn control(&self) -> ControlGauges {
+        status::control(self)
     }
 }

@@ -103,6 +103,16 @@ pub async fn remove(admin: &Admin, request: NodeRemove) -> Result<NodeRemoved, A
             "end it with `stoqctl certificate revoke --name`, then `stoqctl ca unregister node`",
         ));
     }
+    if peer.source == PeerSource::Authority {
+        return Err(ApiError::conflict(
+            "authority",
+            format!(
+                "node {} is an authority of the mesh and says itself where it is",
+                request.node
+            ),
+            "it is forgotten when its authority's certificate has ended",
+        ));
+    }
     if peer.source == PeerSource::Config {
         return Err(ApiError::conflict(
             "configured",
@@ -161,8 +171,6 @@ async fn join(node: Arc<Node>, token: JoinToken) -> Result<NodeJoined, ApiError>
         root_fingerprint: identity.root_fingerprint().to_string(),
     };
     node.adopt(Source::Joined, identity);
-    node.load_peers(&node.config.load());
-    node.peers.forget_sessions();
     tracing::info!(node = %joined.node, issuer = %joined.issuer, "joined");
     Ok(joined)
 }

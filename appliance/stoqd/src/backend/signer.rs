@@ -3,37 +3,16 @@
 use std::time::{Instant, SystemTime};
 
 use stoq_admin::ApiError;
-use stoq_admin::api::{
-    SignerKey, SignerShow, SignerShown, SignerTest, SignerTested, SignerTestedKey,
-};
-use stoq_trustchain::revocation::SpkiHash;
+use stoq_admin::api::{SignerShow, SignerStatus, SignerTest, SignerTested, SignerTestedKey};
 use stoq_trustchain::signer::KeyPurpose;
 
 use super::Admin;
 use super::authority::{broken, desk};
 
-pub async fn show(admin: &Admin, _request: SignerShow) -> Result<SignerShown, ApiError> {
+pub async fn show(admin: &Admin, _request: SignerShow) -> Result<SignerStatus, ApiError> {
     let desk = desk(admin)?;
-    let signer = desk.ca.authority().signer();
-    let status = signer.status().await.map_err(|error| broken("signer-failed", error))?;
-    let key = |key: stoq_trustchain::signer::KeyInfo| SignerKey {
-        name: key.name().to_string(),
-        spki_sha256: SpkiHash::of(key.spki_der()).to_string(),
-    };
-    Ok(SignerShown {
-        backend: status.backend,
-        healthy: status.healthy,
-        last_error: status.last_error,
-        keys: signer.keys().into_iter().map(key).collect(),
-        queued: status.queued,
-        queue_limit: status.queue_limit,
-        workers: status.workers,
-        signatures: status.signatures,
-        failures: status.failures,
-        refused_busy: status.refused_busy,
-        self_tests: status.self_tests,
-        reopened: status.reopened,
-    })
+    let status = desk.ca.authority().signer().status().await;
+    status.map_err(|error| broken("signer-failed", error))
 }
 
 pub async fn test(admin: &Admin, _request: SignerTest) -> Result<SignerTested, ApiError> {

@@ -1,15 +1,16 @@
 //! How the node is, on one screen, and what is wrong with it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use stoq_admin::ApiError;
 use stoq_admin::api::{
     DRAIN_SECONDS_MAX, Drain, Drained, Listener, ListenerList, ListenerListed, Problem, Status,
     StatusShow, Totals, VersionShow, VersionShown, Worker, WorkerList, WorkerListed, WorkerShow,
     WorkerShown,
 };
+use stoq_admin::{ApiError, ControlGauges, DenyListGauges};
 use stoq_trustchain::NodeIdentity;
+use stoq_trustchain::rotation::Event;
 
 use super::Admin;
 use super::node::certificate;
@@ -51,6 +52,7 @@ pub fn problems(admin: &Admin) -> Vec<Problem> {
             add("io-fallback", message, "allow io_uring: sysctl kernel.io_uring_disabled=0");
         }
     }
+    problems.extend(admin.0.list_age().and_then(|age| age.problem(now)));
     problems
 }
 
@@ -77,6 +79,29 @@ pub async fn show(admin: &Admin, _request: StatusShow) -> Result<Status, ApiErro
         services_attached: shown_attachments(admin, &sessions).len(),
         totals: Totals::of(node.endpoint.counters().iter().map(Arc::as_ref)),
     })
+}
+
+/// What the control plane counts, for metrics. Every event is there from the start, with zero.
+pub fn control(admin: &Admin) -> ControlGauges {
+    let rotation = admin.0.rotation.status();
+    let count = |label: &str| {
+        let found = rotation.counters.iter().find(|(known, _)| *known == label);
+        found.map_or(0, |(_, count)| *count)
+    };
+    let now = admin.0.clock.now();
+    let deny_list = admin.0.list_age().map(|age| DenyListGauges {
+        recent_until_seconds: age
+            .until
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0.0, |since| since.as_secs_f64()),
+        too_old: age.is_too_old(now),
+        fail_closed: age.fail_closed,
+    });
+    ControlGauges {
+        rotation_events: Event::LABELS.into_iter().map(|label| (label, count(label))).collect(),
+        rotation_connections: rotation.connections,
+        deny_list,
+    }
 }
 
 pub async fn workers(admin: &Admin, _request: WorkerList) -> Result<WorkerListed, ApiError> {

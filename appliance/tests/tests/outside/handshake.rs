@@ -10,6 +10,7 @@ use stoq_appliance_tests::{Options, say, shared, wait_until};
 use crate::scene::{Authority, outside, python, text};
 
 const WANTED: u64 = 64 << 10;
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Case, and the label of the reason that refuses it
 const REFUSED: &[(&str, &str)] = &[
@@ -74,7 +75,7 @@ fn each_bad_leaf_is_refused_for_its_own_reason_and_a_good_one_is_served() {
             continue;
         }
         let counted = std::panic::catch_unwind(|| {
-            wait_until("the refusal is counted", Duration::from_secs(5), || {
+            wait_until("the refusal is counted", PATIENCE, || {
                 (refused(label) > before).then_some(())
             });
         });

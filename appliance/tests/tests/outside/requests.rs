@@ -100,7 +100,7 @@ fn others_see_a_revocation_in_the_lists() {
     let shard = shard.unwrap_or_else(|| panic!("no shard in {uri}"));
     let list = stoq_appliance_tests::wait_until(
         "the revocation is in the list",
-        std::time::Duration::from_secs(30),
+        std::time::Duration::from_secs(120),
         || {
             let pem = authority.node.ctl(&["crl", "show", shard]).stdout;
             let list = authority.path("list.pem");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use stoq::{Allow, ControlSnapshot, Endpoint, NodeId, ServiceName};
 use stoq_interface::Denied;
-use stoq_trustchain::calls::{CallDesk, CallPolicy, wire};
+use stoq_trustchain::calls::{CallPolicy, wire};
 use stoq_trustchain::revocation::{
     DenyList, DenyListAction, DenyListSettings, ListSigner, Reason, Signers,
 };
@@ -25,11 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Revokes nodes one by one
 pub async fn measure(office: &Office, revocations: usize) -> Result<Closing, Failure> {
     let [authority, follower] = office.others(["bench-authority", "bench-follower"]).await?;
-    let policy =
-        CallPolicy { operators: Allow::Nodes([follower.node.clone()].into_iter().collect()) };
+    let revoking_nodes = Allow::Nodes([follower.node.clone()].into_iter().collect());
+    let policy = CallPolicy { revoking_nodes, ..CallPolicy::default() };
     let at_authority = over_stoq::endpoint(office, &authority)?;
-    let desk = CallDesk::new(office.ca.clone(), office.revocations.clone(), policy);
-    over_stoq::answer(&at_authority, desk);
+    over_stoq::answer(&at_authority, office.desk(policy));
 
     let service = ServiceName::new(SERVICE)?;
     let mut snapshot = over_stoq::snapshot(office, &follower);

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use stoq_trustchain::calls::{CallDesk, CallPolicy};
+use stoq_trustchain::calls::CallPolicy;
 
 use crate::host::Fingerprint;
 use crate::render;
@@ -122,8 +122,7 @@ async fn in_process(office: &Office, in_flight: usize, time: Duration) -> Result
 async fn over_stoq(office: &Office, in_flight: usize, time: Duration) -> Result<Issuing, Failure> {
     let [authority, asking] = office.others(["bench-authority", "bench-asking"]).await?;
     let at_authority = over_stoq::endpoint(office, &authority)?;
-    let (ca, revocations) = (office.ca.clone(), office.revocations.clone());
-    over_stoq::answer(&at_authority, CallDesk::new(ca, revocations, CallPolicy::default()));
+    over_stoq::answer(&at_authority, office.desk(CallPolicy::default()));
     let asking = Arc::new(asking);
     let asker = Asker::connect(office, asking, &at_authority, &authority.node).await?;
     load::measure(office, in_flight.min(CALLS), time, |number| asker.issue(number)).await

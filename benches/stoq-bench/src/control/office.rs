@@ -15,6 +15,7 @@ use stoq_trustchain::ca::{
     Activation, Ca, CaSettings, Credential, IssueRequest, IssuedCertificate, IssuingAuthority,
     Limits, Parts, Refusal, Registration,
 };
+use stoq_trustchain::calls::{CallDesk, CallParts, CallPolicy};
 use stoq_trustchain::revocation::SerialNumber;
 use stoq_trustchain::signer::{KeyName, Pkcs11Settings, Pool, PoolSettings, Signer, SoftSettings};
 use stoq_trustchain::{
@@ -78,6 +79,7 @@ pub struct Office {
     pub revocations: Revocations,
     /// Nodes whose certificates are renewed in turn
     pub members: Vec<Member>,
+    audit: AuditLog,
     signer: Arc<dyn Signer>,
 }
 
@@ -92,13 +94,24 @@ impl Office {
         let (ca, _) = Ca::open(settings, parts, &named_thread)?;
         let audit = AuditLog::start(Arc::new(ca.clone()), replay.audit.clone(), clock);
         let settings = RevocationSettings::new(sharding, base_uri, home.join("high-water"));
-        let revocations = Revocations::start(&ca, audit, replay, settings, None)?;
-        let mut office = Self { ca, revocations, members: Vec::new(), signer };
+        let revocations = Revocations::start(&ca, audit.clone(), replay, settings, None)?;
+        let mut office = Self { ca, revocations, members: Vec::new(), audit, signer };
         for number in 0..members.max(1) {
             let member = office.member(&format!("bench-{number}")).await?;
             office.members.push(member);
         }
         Ok(office)
+    }
+
+    /// What answers calls to it
+    pub fn desk(&self, policy: CallPolicy) -> CallDesk {
+        CallDesk::new(CallParts {
+            ca: self.ca.clone(),
+            revocations: self.revocations.clone(),
+            audit: self.audit.clone(),
+            known: Arc::default(),
+            policy,
+        })
     }
 
     /// Further nodes

@@ -4,9 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use stoq::{CallError, CallStatus, ControlSnapshot, Endpoint, NodeId, Session};
-use stoq_trustchain::calls::{CallDesk, CallProblem, Channel, ChannelError, Client, Status, wire};
+use stoq::{ControlSnapshot, Endpoint, NodeId, SessionCalls};
+use stoq_trustchain::calls::{Asker as Asking, CallDesk, CallProblem, Client, wire};
 
 use crate::latency::tally::Outcome;
 use crate::sink::Failure;
@@ -16,52 +15,8 @@ use super::office::{Member, Office};
 /// How long a call may take
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
-/// A session as the calls see it
-#[derive(Clone, Debug)]
-pub struct OverSession(pub Session);
-
-impl Channel for OverSession {
-    async fn call(
-        &self,
-        method: &'static str,
-        body: Vec<u8>,
-        deadline: Duration,
-    ) -> Result<Vec<u8>, ChannelError> {
-        let timer = tokio::time::sleep(deadline);
-        match self.0.call(method, Bytes::from(body), deadline, timer).await {
-            Ok(reply) => Ok(reply.into()),
-            Err(CallError::Deadline) => Err(ChannelError::Deadline),
-            Err(CallError::Failure(failure)) => Err(ChannelError::Lost(failure.to_string())),
-            Err(CallError::Status(status, body)) => {
-                Err(ChannelError::Status(from_transport(status), body.into()))
-            }
-        }
-    }
-}
-
-fn from_transport(status: CallStatus) -> Status {
-    match status {
-        CallStatus::Ok => Status::Ok,
-        CallStatus::Unknown => Status::Unknown,
-        CallStatus::Denied => Status::Denied,
-        CallStatus::Invalid => Status::Invalid,
-        CallStatus::Deadline => Status::Deadline,
-        CallStatus::Busy => Status::Busy,
-        CallStatus::Failed => Status::Failed,
-    }
-}
-
-fn to_transport(status: Status) -> CallStatus {
-    match status {
-        Status::Ok => CallStatus::Ok,
-        Status::Unknown => CallStatus::Unknown,
-        Status::Denied => CallStatus::Denied,
-        Status::Invalid => CallStatus::Invalid,
-        Status::Deadline => CallStatus::Deadline,
-        Status::Busy => CallStatus::Busy,
-        Status::Failed => CallStatus::Failed,
-    }
-}
+/// Calls over a session on tokio's clock
+type Calls = SessionCalls<fn(Duration) -> tokio::time::Sleep>;
 
 /// An endpoint with this identity that trusts the office's authority
 pub fn endpoint(office: &Office, member: &Member) -> Result<Endpoint, Failure> {
@@ -85,13 +40,9 @@ pub fn answer(endpoint: &Endpoint, desk: CallDesk) {
         let desk = desk.clone();
         runtime.spawn(async move {
             let deadline = Duration::from_millis(call.deadline_ms());
-            let answer = desk.answer(call.peer(), call.method(), call.body(), deadline).await;
-            let body = Bytes::from(answer.body);
-            let taken = match answer.status {
-                Status::Ok => call.reply(body),
-                status => call.refuse(to_transport(status), body),
-            };
-            if !taken {
+            let asker = Asking { node: call.peer(), certificate: call.peer_certificate() };
+            let answer = desk.answer(asker, call.method(), call.body(), deadline).await;
+            if !call.answer(answer.status, answer.body.into()) {
                 tracing::warn!("an answer was not taken by its worker");
             }
         });
@@ -100,7 +51,7 @@ pub fn answer(endpoint: &Endpoint, desk: CallDesk) {
 
 /// A node that asks the authority
 pub struct Asker {
-    client: Client<OverSession>,
+    client: Client<Calls>,
     member: Arc<Member>,
     /// The node's endpoint, which lives as long
     _endpoint: Endpoint,
@@ -116,11 +67,15 @@ impl Asker {
     ) -> Result<Self, Failure> {
         let endpoint = endpoint(office, &member)?;
         let session = endpoint.connect(authority.local_address(), node).await?;
-        Ok(Self { client: Client::new(OverSession(session)), member, _endpoint: endpoint })
+        Ok(Self {
+            client: Client::new(session.calls(tokio::time::sleep as fn(_) -> _)),
+            member,
+            _endpoint: endpoint,
+        })
     }
 
     /// What asks
-    pub fn client(&self) -> &Client<OverSession> {
+    pub fn client(&self) -> &Client<Calls> {
         &self.client
     }
 

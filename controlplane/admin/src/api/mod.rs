@@ -10,6 +10,7 @@ mod config;
 mod copy;
 mod doctor;
 mod measure;
+mod mesh;
 mod node;
 mod revocation;
 mod service;
@@ -28,7 +29,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use stoq_interface::WorkerCounters;
 
-use crate::ApiError;
+use crate::{ApiError, ControlGauges};
 
 pub use audit::{
     AUDIT_LIMIT_DEFAULT, AUDIT_LIMIT_MAX, AuditRecord, AuditTail, AuditTailed, AuditVerified,
@@ -53,6 +54,10 @@ pub use config::{
 pub use copy::{CopyDone, CopyEnd, CopyEvent, CopyOptions, CopyProgress, CopyRun, ProgressSink};
 pub use doctor::{Check, Diagnosis, DoctorRun, Health};
 pub use measure::{MeasureShow, MeasureShown, MeasureStart, MeasureStarted};
+pub use mesh::{
+    CaAuthorities, CaAuthoritiesListed, CaExport, CaExported, CaOperate, CaOperated, CaTrust,
+    CaTrusted, KnownAuthority, ORDER_LABEL, REPLY_LABEL, STATEMENT_LABEL,
+};
 pub use node::{
     Certificate, NodeAdd, NodeAdded, NodeJoin, NodeJoined, NodeList, NodeListed, NodeRemove,
     NodeRemoved, NodeShow, NodeShown, NodeTokenCreate, NodeTokenCreated, Peer, PeerSource,
@@ -67,7 +72,7 @@ pub use session::{
     LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, Session, SessionClose, SessionClosed, SessionList,
     SessionListed, SessionReplace, SessionReplaced, SessionSelector, SessionShow, SessionShown,
 };
-pub use signer::{SignerKey, SignerShow, SignerShown, SignerTest, SignerTested, SignerTestedKey};
+pub use signer::{SignerKey, SignerShow, SignerStatus, SignerTest, SignerTested, SignerTestedKey};
 pub use status::{
     DRAIN_SECONDS_MAX, Drain, Drained, Problem, Status, StatusShow, Totals, VersionShow,
     VersionShown,
@@ -181,6 +186,9 @@ macro_rules! operations {
 
             /// The counters of every worker, by index, for `/metrics`
             fn counters(&self) -> Vec<Arc<WorkerCounters>>;
+
+            /// What the control plane counts, for `/metrics`
+            fn control(&self) -> ControlGauges;
         }
 
         /// Runs the operation of a noun and verb; nothing where there is none. Decoding, the time limit and
@@ -300,6 +308,14 @@ operations! {
     ca_registrations(CaRegistrations) -> CaRegistrationsListed = "ca" "registrations";
     /// Has everything renewed that was issued so far
     ca_renew_all(CaRenewAll) -> CaRenewingAll = "ca" "renew-all";
+    /// The authorities of the mesh that are known
+    ca_authorities(CaAuthorities) -> CaAuthoritiesListed = "ca" "authorities";
+    /// What this node's authority says of itself
+    ca_export(CaExport) -> CaExported = "ca" "export";
+    /// Trusts another authority under the same root
+    ca_trust(CaTrust) -> CaTrusted = "ca" "trust";
+    /// Passes an operator's order on to the authority of another node
+    ca_operate(CaOperate) -> CaOperated = "ca" "operate", patience |_| PATIENCE_LONG;
     /// Issues a certificate for a request in hand
     certificate_issue(CertificateIssue) -> CertificateIssued = "certificate" "issue";
     /// Certificates of the inventory
@@ -331,7 +347,7 @@ operations! {
     /// Checks the audit log's chain
     audit_verify(AuditVerify) -> AuditVerified = "audit" "verify", patience |_| PATIENCE_READING;
     /// How the signer is
-    signer_show(SignerShow) -> SignerShown = "signer" "status";
+    signer_show(SignerShow) -> SignerStatus = "signer" "status";
     /// Signs a test message with every key
     signer_test(SignerTest) -> SignerTested = "signer" "test", patience |_| PATIENCE_LONG;
     /// Copies the authority's state into a new directory

@@ -55,6 +55,8 @@ pub enum PeerSource {
     Enrolled,
     /// Added by an operator
     Added,
+    /// An authority of the mesh that said so itself
+    Authority,
 }
 
 /// A node this one knows

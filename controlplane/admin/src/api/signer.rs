@@ -2,48 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Asks for [`SignerShown`]
+pub use stoq_trustchain::signer::{SignerKey, SignerStatus};
+
+/// Asks for [`SignerStatus`]
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SignerShow {}
-
-/// A key the signer has
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct SignerKey {
-    /// Its name
-    pub name: String,
-    /// SHA-256 of its public key (SubjectPublicKeyInfo), hexadecimal
-    pub spki_sha256: String,
-}
-
-/// How the signer is
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct SignerShown {
-    /// Where the keys are: `soft`, `pkcs11`, or `remote` and what the signing process has
-    pub backend: String,
-    /// Whether the last signature or self-test went well
-    pub healthy: bool,
-    /// What went wrong last
-    pub last_error: Option<String>,
-    /// The keys
-    pub keys: Vec<SignerKey>,
-    /// Requests that wait
-    pub queued: usize,
-    /// Requests that may wait
-    pub queue_limit: usize,
-    /// Threads, each with a session of its own
-    pub workers: usize,
-    /// Signatures since the start
-    pub signatures: u64,
-    /// Requests that failed since the start
-    pub failures: u64,
-    /// Requests refused because the queue was full
-    pub refused_busy: u64,
-    /// Self-tests that passed
-    pub self_tests: u64,
-    /// Times a session was opened again after it or its token was lost
-    pub reopened: u64,
-}
 
 /// Signs a test message with every key and verifies it
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]

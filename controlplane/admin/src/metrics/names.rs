@@ -1,4 +1,4 @@
-//! Every metric of a worker by name, with its help line. Values and rendering are the parent's.
+//! Every metric of a worker by name, and the families of the node, with its help line. Values and rendering are the parent's.
 
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Kind {
@@ -170,6 +170,10 @@ pub(super) const REFUSED: (&str, &str) =
     ("stoq_worker_peers_refused_total", "Peers refused in the handshake, by reason");
 pub(super) const FLOWS_FAILED: (&str, &str) =
     ("stoq_worker_flows_failed_total", "Flows that ended early, by cause");
+pub(super) const ROTATION: (&str, &str) = (
+    "stoq_node_rotation_events_total",
+    "What the rotation of the node's certificate did, by event",
+);
 pub(super) const STAGE: (&str, &str) =
     ("stoq_worker_stage_seconds_total", "Time spent in each stage of the loop");
 pub(super) const KEY_USED: (&str, &str) = (

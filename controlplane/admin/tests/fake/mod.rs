@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use serde_json::Value;
 use stoq_admin::api::*;
-use stoq_admin::{AdminSocket, ApiError, Backend, Id, ServerLimits, serve};
+use stoq_admin::{AdminSocket, ApiError, Backend, ControlGauges, Id, ServerLimits, serve};
 use stoq_config::Config;
 use stoq_interface::{
     ConnectionStatus, DropReason, NodeId, SessionStatus, WorkerCounters, WorkerStatus,
@@ -543,6 +543,32 @@ impl Backend for Fake {
         Ok(CaRenewingAll { start, end: start + Duration::from_secs(request.within_seconds) })
     }
 
+    async fn ca_authorities(
+        &self,
+        request: CaAuthorities,
+    ) -> Result<CaAuthoritiesListed, ApiError> {
+        self.ask(&request)?;
+        Ok(CaAuthoritiesListed { authorities: vec![known_authority()] })
+    }
+
+    async fn ca_export(&self, request: CaExport) -> Result<CaExported, ApiError> {
+        self.ask(&request)?;
+        let statement_pem = stoq_admin::encode_pem(STATEMENT_LABEL, b"statement");
+        Ok(CaExported { instance: NodeId::new("beta").unwrap(), statement_pem })
+    }
+
+    async fn ca_trust(&self, request: CaTrust) -> Result<CaTrusted, ApiError> {
+        self.ask(&request)?;
+        Ok(CaTrusted { authority: known_authority(), is_news: true })
+    }
+
+    async fn ca_operate(&self, request: CaOperate) -> Result<CaOperated, ApiError> {
+        self.ask(&request)?;
+        // `RevokeReply` with epoch 5, revoked at second 1,800,000,000
+        let reply = [0x08, 0x05, 0x10, 0x80, 0xa4, 0xa7, 0xda, 0x06];
+        Ok(CaOperated { reply_pem: stoq_admin::encode_pem(REPLY_LABEL, &reply) })
+    }
+
     async fn certificate_issue(
         &self,
         request: CertificateIssue,
@@ -701,13 +727,16 @@ impl Backend for Fake {
         })
     }
 
-    async fn signer_show(&self, request: SignerShow) -> Result<SignerShown, ApiError> {
+    async fn signer_show(&self, request: SignerShow) -> Result<SignerStatus, ApiError> {
         self.ask(&request)?;
-        Ok(SignerShown {
+        Ok(SignerStatus {
             backend: "soft".into(),
             healthy: true,
             last_error: None,
-            keys: vec![SignerKey { name: "issuing".into(), spki_sha256: "03".repeat(32) }],
+            keys: vec![SignerKey {
+                name: "issuing".parse().unwrap(),
+                spki_sha256: "03".repeat(32),
+            }],
             queued: 0,
             queue_limit: 256,
             workers: 2,
@@ -809,5 +838,20 @@ impl Backend for Fake {
 
     fn counters(&self) -> Vec<Arc<WorkerCounters>> {
         self.counters.clone()
+    }
+
+    fn control(&self) -> ControlGauges {
+        ControlGauges { rotation_events: vec![("activated", 2)], ..ControlGauges::default() }
+    }
+}
+
+fn known_authority() -> KnownAuthority {
+    KnownAuthority {
+        instance: NodeId::new("beta").unwrap(),
+        issuing_key_id: "0b".repeat(20),
+        log_id: "0c".repeat(32),
+        address: Some("[2001:db8::b]:8444".parse().unwrap()),
+        not_after: SystemTime::now() + Duration::from_secs(86_400),
+        is_own: false,
     }
 }

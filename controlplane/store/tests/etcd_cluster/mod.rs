@@ -1,4 +1,5 @@
-//! A three-member etcd cluster of real processes on [::1], and a way to it that can be cut.
+//! A three-member etcd cluster of real processes on [::1], in the clear or with TLS and client certificates, and a way
+//! to it that can be cut.
 
 use std::fs::File;
 use std::io;
@@ -14,6 +15,10 @@ use stoq_store::records::etcd::{Dial, Dialling, EtcdStream, LoopbackDial};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+pub mod pki;
+
+use pki::Pki;
+
 const MEMBERS: usize = 3;
 /// Longest the cluster may take to be there
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -24,6 +29,8 @@ pub struct Cluster {
     clients: Vec<SocketAddrV6>,
     peers: Vec<SocketAddrV6>,
     members: Vec<Option<Child>>,
+    /// Where clients speak TLS and show certificates
+    pki: Option<Pki>,
 }
 
 impl Drop for Cluster {
@@ -36,6 +43,15 @@ impl Drop for Cluster {
 
 impl Cluster {
     pub fn start() -> Self {
+        Self::with(|_| None)
+    }
+
+    /// One whose members want TLS 1.3 and a client's certificate of the same authority
+    pub fn start_with_tls() -> Self {
+        Self::with(|directory| Some(Pki::make(&directory.join("pki"))))
+    }
+
+    fn with(pki: impl FnOnce(&std::path::Path) -> Option<Pki>) -> Self {
         // All are bound before any is let go of, so that no two are the same.
         let bound: Vec<TcpListener> = (0..2 * MEMBERS)
             .map(|_| TcpListener::bind(SocketAddrV6::new(Ipv6Addr::LOCALHOST, 0, 0, 0)).unwrap())
@@ -49,8 +65,11 @@ impl Cluster {
             .collect();
         drop(bound);
         let (clients, peers) = addresses.split_at(MEMBERS);
+        let directory = tempfile::tempdir().unwrap();
+        let pki = pki(directory.path());
         let mut cluster = Self {
-            directory: tempfile::tempdir().unwrap(),
+            pki,
+            directory,
             clients: clients.to_vec(),
             peers: peers.to_vec(),
             members: (0..MEMBERS).map(|_| None).collect(),
@@ -66,6 +85,16 @@ impl Cluster {
         self.clients.clone()
     }
 
+    /// The certificates of a cluster with TLS
+    pub fn pki(&self) -> &Pki {
+        self.pki.as_ref().unwrap()
+    }
+
+    fn client_url(&self, member: usize) -> String {
+        let scheme = if self.pki.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.clients[member])
+    }
+
     /// Starts a member, again or for the first time
     pub fn restart(&mut self, member: usize) {
         let names: Vec<String> = self
@@ -74,7 +103,7 @@ impl Cluster {
             .enumerate()
             .map(|(number, peer)| format!("m{number}=http://{peer}"))
             .collect();
-        let (client, peer) = (self.clients[member], self.peers[member]);
+        let (client, peer) = (self.client_url(member), self.peers[member]);
         let log = File::options()
             .create(true)
             .append(true)
@@ -84,8 +113,8 @@ impl Cluster {
             .args(["--name", &format!("m{member}")])
             .arg("--data-dir")
             .arg(self.directory.path().join(format!("m{member}")))
-            .args(["--listen-client-urls", &format!("http://{client}")])
-            .args(["--advertise-client-urls", &format!("http://{client}")])
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(self.server_tls())
             .args(["--listen-peer-urls", &format!("http://{peer}")])
             .args(["--initial-advertise-peer-urls", &format!("http://{peer}")])
             .args(["--initial-cluster", &names.join(",")])
@@ -100,6 +129,29 @@ impl Cluster {
         self.members[member] = Some(child);
     }
 
+    fn server_tls(&self) -> Vec<String> {
+        let Some(pki) = &self.pki else { return Vec::new() };
+        let path = |name: &str| pki.path(name).display().to_string();
+        let words = [
+            ("--cert-file", path("member.pem")),
+            ("--key-file", path("member.key")),
+            ("--trusted-ca-file", path("authority.pem")),
+        ];
+        let words = words.into_iter().flat_map(|(word, file)| [word.to_owned(), file]);
+        words.chain(["--client-cert-auth".to_owned()]).collect()
+    }
+
+    fn client_tls(&self) -> Vec<String> {
+        let Some(pki) = &self.pki else { return Vec::new() };
+        let path = |name: &str| pki.path(name).display().to_string();
+        let words = [
+            ("--cert", path("client.pem")),
+            ("--key", path("client.key")),
+            ("--cacert", path("authority.pem")),
+        ];
+        words.into_iter().flat_map(|(word, file)| [word.to_owned(), file]).collect()
+    }
+
     /// Ends a member as a power failure does
     pub fn kill(&mut self, member: usize) {
         if let Some(mut child) = self.members[member].take() {
@@ -108,12 +160,11 @@ impl Cluster {
         }
     }
 
-    fn etcdctl(&self, endpoints: &[SocketAddrV6], arguments: &[&str]) -> Option<String> {
-        let endpoints: Vec<String> =
-            endpoints.iter().map(|client| format!("http://{client}")).collect();
+    fn etcdctl(&self, member: usize, arguments: &[&str]) -> Option<String> {
         let output = Command::new("etcdctl")
             .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &endpoints.join(","), "--command-timeout", "2s"])
+            .args(["--endpoints", &self.client_url(member), "--command-timeout", "2s"])
+            .args(self.client_tls())
             .args(arguments)
             .output()
             .unwrap_or_else(|error| panic!("etcdctl ({error}): install Debian's etcd-client"));
@@ -128,8 +179,7 @@ impl Cluster {
     pub fn wait_for_members(&self) {
         let began = Instant::now();
         for member in self.running() {
-            let endpoint = [self.clients[member]];
-            while self.etcdctl(&endpoint, &["get", "nothing"]).is_none() {
+            while self.etcdctl(member, &["get", "nothing"]).is_none() {
                 let log = self.directory.path().join(format!("m{member}.log"));
                 let said = std::fs::read_to_string(log).unwrap_or_default();
                 assert!(began.elapsed() < PATIENCE, "member {member} does not come: {said}");
@@ -142,8 +192,7 @@ impl Cluster {
         let began = Instant::now();
         loop {
             for member in self.running() {
-                let endpoint = [self.clients[member]];
-                let status = self.etcdctl(&endpoint, &["endpoint", "status", "-w", "simple"]);
+                let status = self.etcdctl(member, &["endpoint", "status", "-w", "simple"]);
                 let leads = status.is_some_and(|status| {
                     status.split(',').nth(4).is_some_and(|field| field.trim() == "true")
                 });
@@ -157,11 +206,11 @@ impl Cluster {
 
     /// Forgets all history but the present
     pub fn compact(&self) {
-        let status = self.etcdctl(&self.clients[..1], &["get", "nothing", "-w", "fields"]);
+        let status = self.etcdctl(0, &["get", "nothing", "-w", "fields"]);
         let status = status.unwrap();
         let revision = status.lines().find_map(|line| line.strip_prefix("\"Revision\" : "));
         let revision = revision.unwrap_or_else(|| panic!("no revision in {status}"));
-        self.etcdctl(&self.clients[..1], &["compact", revision.trim()]).unwrap();
+        self.etcdctl(0, &["compact", revision.trim()]).unwrap();
     }
 }
 

@@ -21,7 +21,6 @@ use crate::certificate::Fingerprint;
 use crate::csr::CsrError;
 use crate::log::serve::Served;
 use crate::log::{DurableHead, LogVerifier, ProofBundle};
-use crate::registry::EnrolledNode;
 use crate::rotation::RenewalWindow;
 
 /// Octets of the longest idempotency key
@@ -67,6 +66,20 @@ pub enum Credential {
         /// Who, for the audit log
         name: String,
     },
+    /// An operator elsewhere, whose signed order was judged before
+    Order {
+        /// Who, for the audit log
+        name: String,
+    },
+}
+
+/// Whom a certificate of this authority was issued to
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Holder {
+    /// Name of the profile
+    pub profile: String,
+    /// The registered name
+    pub subject: String,
 }
 
 impl Credential {
@@ -77,6 +90,7 @@ impl Credential {
             Self::Certificate { .. } => "certificate",
             Self::EnrolledKey { .. } => "enrolled_key",
             Self::Operator { .. } => "operator",
+            Self::Order { .. } => "order",
         }
     }
 }
@@ -195,6 +209,21 @@ pub struct Registration {
     pub addresses: Vec<Ipv6Addr>,
     /// Whether its certificates carry the profile's alternative names as well (`api.<service>...`)
     pub alternative_names: bool,
+}
+
+/// One enrolled node
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct EnrolledNode {
+    /// The node
+    pub node: NodeId,
+    /// Where it says it listens for STOQ; for dialling, and proven only by its certificate when dialled
+    pub address: SocketAddrV6,
+    /// Serial of its certificate, lower-case hexadecimal
+    pub serial: String,
+    /// SHA-256 of its SubjectPublicKeyInfo, hexadecimal
+    pub spki_sha256: String,
+    /// Last second of validity, since 1970
+    pub not_after: u64,
 }
 
 /// Why nothing was issued or done
@@ -434,6 +463,12 @@ impl Ca {
         self.service.inclusion_proof(leaf_index, patience).await
     }
 
+    /// Whose certificate this is: one of this authority or of one under the same root, in force, not revoked, and of
+    /// something that is registered here. That whoever shows it holds its key is for the caller to see.
+    pub fn holder_of(&self, leaf_der: &[u8]) -> Result<Holder, Refusal> {
+        self.service.holder_of(leaf_der)
+    }
+
     /// Where a certificate of this authority is in the log; `None` for serials not issued here or long ended.
     /// Serial: hexadecimal.
     pub fn leaf_index(&self, serial: &str) -> Option<u64> {
@@ -497,6 +532,21 @@ impl Ca {
     /// holds the state of the issuing key says so at each start.
     pub fn set_not_issuing(&self, reason: Option<String>) {
         self.service.set_not_issuing(reason);
+    }
+
+    /// What this authority says of itself, signed ([`crate::mesh`]): for nodes and authorities that are to know it.
+    /// `stoq_address` is where its node listens for STOQ. Durable when this returns.
+    pub async fn state_itself(
+        &self,
+        stoq_address: Option<SocketAddrV6>,
+    ) -> Result<Vec<u8>, Refusal> {
+        self.service.state_itself(stoq_address).await
+    }
+
+    /// The certificates of the other authorities under the same root whose nodes are served here as well. Whoever
+    /// names one sees to it that what that authority revokes is revoked here.
+    pub fn set_siblings(&self, siblings: Vec<Vec<u8>>) {
+        self.service.set_siblings(siblings);
     }
 
     /// The issuing authority: its certificate, root and key

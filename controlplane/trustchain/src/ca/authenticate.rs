@@ -1,18 +1,13 @@
 //! Who asks: a join token, a certificate in force, the key a node enrolled with, or the operator. What they may have
 //! is decided in `pipeline`.
 
-use std::sync::Arc;
-
-use boring::hash::MessageDigest;
-use boring::sign::Verifier;
 use x509_parser::extensions::GeneralName;
 
-use super::api::{Credential, Refusal, STATEMENT_TOLERANCE, enrolled_key_statement};
+use super::api::{Credential, Holder, Refusal, STATEMENT_TOLERANCE, enrolled_key_statement};
 use super::entry::Registered;
 use super::service::Service;
 use crate::certificate::{self, unix_seconds};
-use crate::chain::{self, settle};
-use crate::log::key::public_key;
+use crate::chain;
 use crate::profile::Subject;
 use crate::token::TokenError;
 
@@ -24,8 +19,10 @@ const NOT_BEFORE_TOLERANCE_SECONDS: u64 = 60;
 pub(super) struct Caller {
     /// What it is counted and written down as
     pub(super) identity: String,
-    /// Its profile and name; `None`: the operator
+    /// Its profile and name; `None`: an operator
     pub(super) holder: Option<(String, String)>,
+    /// The operator of this host, whom the validators' agreement does not bind
+    pub(super) at_hand: bool,
     /// The certificate shown
     pub(super) current: Option<Current>,
     /// The token shown
@@ -50,20 +47,38 @@ pub(super) struct Token {
     pub(super) used: bool,
 }
 
+impl Caller {
+    fn operator(name: &str, at_hand: bool) -> Self {
+        Self {
+            identity: format!("operator {name}"),
+            holder: None,
+            at_hand,
+            current: None,
+            token: None,
+            adopted: None,
+        }
+    }
+}
+
 impl Service {
+    pub(super) fn holder_of(&self, leaf_der: &[u8]) -> Result<Holder, Refusal> {
+        let Caller { holder, .. } = self.by_certificate(leaf_der)?;
+        let (profile, subject) =
+            holder.ok_or(Refusal::Unauthenticated("the certificate names nobody of this mesh"))?;
+        if self.shared().state().registration(&profile, &subject).is_none() {
+            return Err(Refusal::NotRegistered { profile, subject });
+        }
+        Ok(Holder { profile, subject })
+    }
+
     pub(super) async fn authenticate(
         &self,
         credential: &Credential,
         csr_der: &[u8],
     ) -> Result<Caller, Refusal> {
         match credential {
-            Credential::Operator { name } => Ok(Caller {
-                identity: format!("operator {name}"),
-                holder: None,
-                current: None,
-                token: None,
-                adopted: None,
-            }),
+            Credential::Operator { name } => Ok(Caller::operator(name, true)),
+            Credential::Order { name } => Ok(Caller::operator(name, false)),
             Credential::Token { id, secret } => {
                 let (tokens, now) = (self.tokens().clone(), self.now());
                 let (asked, secret) = (id.clone(), secret.clone());
@@ -78,6 +93,7 @@ impl Service {
                 Ok(Caller {
                     identity: format!("token {id}"),
                     holder: Some((enrolment.name.clone(), node)),
+                    at_hand: false,
                     current: None,
                     token: Some(Token {
                         id: id.clone(),
@@ -126,6 +142,7 @@ impl Service {
             return Ok(Caller {
                 identity: format!("{}/{}", holder.0, holder.1),
                 holder: Some(holder),
+                at_hand: false,
                 current,
                 token: None,
                 adopted: None,
@@ -145,7 +162,8 @@ impl Service {
         let issued =
             |sibling: &&Vec<u8>| chain::check_leaf(leaf_der, sibling, root, usage, now).is_ok();
         let own = self.authority().certificate_der().to_vec();
-        if [&own].into_iter().chain(self.siblings()).find(issued).is_none() {
+        let siblings = self.siblings();
+        if [&own].into_iter().chain(siblings.iter()).find(issued).is_none() {
             return refuse(
                 "no authority of this mesh issued the certificate, or it is not in force",
             );
@@ -183,6 +201,7 @@ impl Service {
         Ok(Caller {
             identity: format!("{profile}/{subject}"),
             holder: Some((profile, subject)),
+            at_hand: false,
             current: Some(Current { not_before: unix_seconds(from) }),
             token: None,
             adopted,
@@ -220,7 +239,7 @@ impl Service {
                 "the node's last certificate ended too long ago; enrol it with a new token",
             );
         }
-        if !verifies(&key, statement, signature) {
+        if !chain::is_signed_with(&key, statement, signature) {
             return refuse("the statement is not signed with the key that the node enrolled with");
         }
         let profile = self.profiles().enrolment().map(|profile| profile.name.clone());
@@ -228,6 +247,7 @@ impl Service {
         Ok(Caller {
             identity: format!("{profile}/{node}"),
             holder: Some((profile, node.to_owned())),
+            at_hand: false,
             current: None,
             token: None,
             adopted: None,
@@ -245,14 +265,6 @@ fn in_force(not_before: u64, not_after: u64, now: u64) -> Result<(), Refusal> {
         return Err(Refusal::Unauthenticated("the certificate is not valid yet"));
     }
     Ok(())
-}
-
-fn verifies(spki_der: &Arc<[u8]>, statement: &[u8], signature: &[u8]) -> bool {
-    let Ok(key) = public_key(spki_der) else { return false };
-    settle(
-        Verifier::new(MessageDigest::sha256(), &key)
-            .and_then(|mut verifier| verifier.verify_oneshot(signature, statement)),
-    )
 }
 
 fn token_refusal(error: TokenError) -> Refusal {

@@ -16,6 +16,7 @@ const REVOKED: EntryKind = EntryKind(8);
 const DENY_LIST_ISSUED: EntryKind = EntryKind(9);
 const CRL_ISSUED: EntryKind = EntryKind(10);
 const AUDIT: EntryKind = EntryKind(11);
+const POLICY: EntryKind = EntryKind(12);
 
 /// One entry
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +43,8 @@ pub enum Entry {
     CrlIssued(CrlIssued),
     /// A record of the audit log
     Audit(Audit),
+    /// A policy document came into force
+    Policy(PolicyStored),
 }
 
 /// [`Entry::Issued`]; times in seconds since 1970 unless they say otherwise
@@ -233,6 +236,23 @@ pub struct Audit {
     pub record: Vec<u8>,
 }
 
+/// [`Entry::Policy`]
+#[derive(Clone, PartialEq, Message)]
+pub struct PolicyStored {
+    /// Its name; what it begins with says what it is
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Its number, counted by name
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
+    /// The document
+    #[prost(bytes = "vec", tag = "3")]
+    pub body: Vec<u8>,
+    /// When, in seconds since 1970
+    #[prost(uint64, tag = "4")]
+    pub stored_at: u64,
+}
+
 /// Why an entry is none
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum EntryError {
@@ -264,6 +284,7 @@ impl Entry {
             Self::DenyListIssued(_) => DENY_LIST_ISSUED,
             Self::CrlIssued(_) => CRL_ISSUED,
             Self::Audit(_) => AUDIT,
+            Self::Policy(_) => POLICY,
         }
     }
 
@@ -281,6 +302,7 @@ impl Entry {
             Self::DenyListIssued(message) => message.encode_to_vec(),
             Self::CrlIssued(message) => message.encode_to_vec(),
             Self::Audit(message) => message.encode_to_vec(),
+            Self::Policy(message) => message.encode_to_vec(),
         };
         NewEntry { kind: self.kind(), payload }
     }
@@ -303,6 +325,7 @@ impl Entry {
             DENY_LIST_ISSUED => DenyListIssued::decode(payload).map(Self::DenyListIssued),
             CRL_ISSUED => CrlIssued::decode(payload).map(Self::CrlIssued),
             AUDIT => Audit::decode(payload).map(Self::Audit),
+            POLICY => PolicyStored::decode(payload).map(Self::Policy),
             EntryKind(unknown) => return Err(EntryError::Kind(unknown)),
         };
         read.map_err(|error| EntryError::Malformed { kind: kind.0, reason: error.to_string() })
@@ -329,6 +352,7 @@ mod tests {
             Entry::DenyListIssued(DenyListIssued { epoch: 4, ..DenyListIssued::default() }),
             Entry::CrlIssued(CrlIssued { shard: 3, number: 8, ..CrlIssued::default() }),
             Entry::Audit(Audit { record: b"{}".to_vec() }),
+            Entry::Policy(PolicyStored { version: 2, ..PolicyStored::default() }),
         ]
     }
 
@@ -341,7 +365,7 @@ mod tests {
             assert_eq!(Entry::decode(kind, &payload), Ok(entry));
         }
         // A kind that was given once keeps its number.
-        assert_eq!(kinds, (1..=11).collect());
+        assert_eq!(kinds, (1..=12).collect());
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use stoq_store::journal::{Appended, Journal, JournalEntry};
 use stoq_store::records::{
-    Batch, CatchUpError, Change, ChangeKind, IssuedCertificate, RecordsError, RevocationReason,
-    Serial, catch_up,
+    Batch, CatchUpError, Change, ChangeKind, IssuedCertificate, PolicyDocument, RecordsError,
+    RevocationReason, Serial, catch_up,
 };
 use stoq_store::{JournalId, Records};
 use tokio::sync::{Notify, watch};
@@ -43,6 +43,12 @@ pub(super) fn changes(entry: &Entry) -> Result<Vec<ChangeKind>, RecordsError> {
     Ok(match entry {
         Entry::Issued(issued) => vec![ChangeKind::Issued(certificate(issued)?)],
         Entry::Revoked(revoked) if !revoked.serial.is_empty() => vec![revocation(revoked)?],
+        Entry::Policy(stored) => vec![ChangeKind::PolicyStored(PolicyDocument {
+            name: stored.name.clone(),
+            version: stored.version,
+            body: stored.body.clone(),
+            stored_at: stored.stored_at,
+        })],
         _ => Vec::new(),
     })
 }

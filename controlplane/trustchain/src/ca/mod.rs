@@ -25,10 +25,11 @@ mod service;
 pub mod settings;
 mod shared;
 mod state;
+mod statement;
 
 pub use api::{
-    Activation, Blame, Ca, CaStatus, Clock, Credential, IssueRequest, IssuedCertificate, Refusal,
-    Registration, RenewalInformation, enrolled_key_statement,
+    Activation, Blame, Ca, CaStatus, Clock, Credential, EnrolledNode, Holder, IssueRequest,
+    IssuedCertificate, Refusal, Registration, RenewalInformation, enrolled_key_statement,
 };
 pub use authority::{IssuingAuthority, IssuingError};
 pub use entry::Entry;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::UNIX_EPOCH;
 
-use stoq_store::journal::{self, Journal, NewEntry, OpenError, Opened, Options};
+use stoq_store::journal::{self, Disk, Journal, NewEntry, OpenError, Opened, Options, UringDisk};
 use stoq_store::{Records, StartThread};
 use tokio::sync::mpsc;
 
@@ -202,6 +202,16 @@ impl Ca {
         parts: Parts,
         start: StartThread<'_>,
     ) -> Result<(Self, CaOpened), CaError> {
+        Self::open_on(UringDisk, settings, parts, start)
+    }
+
+    /// Like [`Self::open`], with every later write of the journal through `disk`: a test's, that fails when told to
+    pub fn open_on<D: Disk>(
+        disk: D,
+        settings: CaSettings,
+        parts: Parts,
+        start: StartThread<'_>,
+    ) -> Result<(Self, CaOpened), CaError> {
         tokio::runtime::Handle::try_current().map_err(|_| CaError::NoRuntime)?;
         settings.check().map_err(CaError::Settings)?;
         if settings.mode == Mode::Production && parts.authority.root_at_hand() {
@@ -217,7 +227,7 @@ impl Ca {
         }
         let verifier = signer.verifier().clone();
         let mut replay = Replay::new(&settings, verifier.clone(), followers);
-        let opened = Journal::open(&directory, options(), start, |entry| {
+        let opened = Journal::open_on(disk, &directory, options(), start, |entry| {
             replay.take(entry).map_err(Into::into)
         });
         let (journal, journal_opened) = opened.map_err(reason_of)?;
@@ -319,6 +329,7 @@ fn assemble(assembly: Assembly) -> Ca {
         .map(|shard| settings.crl_uri(&authority.key_id(), shard))
         .collect();
     let service = Service {
+        siblings: Mutex::new(Arc::new(settings.siblings.clone())),
         authority_uri: settings.authority_uri(&authority.key_id()),
         crl_uris,
         admission: Admission::new(settings.limits),

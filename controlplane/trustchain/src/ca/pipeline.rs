@@ -229,7 +229,7 @@ impl Service {
         spki_sha256: &[u8; 32],
     ) -> Result<(), Refusal> {
         let Consensus::Required(judge) = self.consensus() else { return Ok(()) };
-        if caller.holder.is_none() {
+        if caller.at_hand {
             return Ok(());
         }
         let missing = || Refusal::Consensus("none was shown".into());

@@ -123,7 +123,8 @@ impl Replay {
             | Entry::Enrolled(_)
             | Entry::Registered(_)
             | Entry::Unregistered(_)
-            | Entry::RenewAll(_) => {}
+            | Entry::RenewAll(_)
+            | Entry::Policy(_) => {}
         }
         Ok(())
     }

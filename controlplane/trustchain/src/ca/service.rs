@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::admission::Admission;
-use super::api::{CaStatus, Refusal, Registration, RenewalInformation};
+use super::api::{CaStatus, EnrolledNode, Refusal, Registration, RenewalInformation};
 use super::authority::IssuingAuthority;
 use super::commit::{APPENDS_LIMIT_BYTES, APPENDS_LIMIT_ENTRIES, AppendCommit, Message};
 use super::entry::{Entry, Registered, RenewAll, Unregistered};
@@ -26,7 +26,6 @@ use crate::certificate::{unhex, unix_seconds};
 use crate::log::directory::DirectoryReader;
 use crate::log::serve::{self, Served};
 use crate::log::{DurableHead, IssuerChain, LogVerifier, ProofBundle, proof};
-use crate::registry::EnrolledNode;
 use crate::revocation::crl::Sharding;
 use crate::rotation::RenewalWindow;
 use crate::signer::{KeyName, Signer};
@@ -72,6 +71,7 @@ pub(super) struct Service {
     pub(super) counters: Counters,
     pub(super) turns: Mutex<HashMap<RequestId, Arc<tokio::sync::Mutex<()>>>>,
     pub(super) not_issuing: Mutex<Option<String>>,
+    pub(super) siblings: Mutex<Arc<Vec<Vec<u8>>>>,
     pub(super) messages: Mutex<Option<mpsc::Sender<Message>>>,
     pub(super) journal: Mutex<Option<Arc<Journal>>>,
     pub(super) tasks: Mutex<Tasks>,
@@ -141,8 +141,12 @@ impl Service {
         &self.settings.consensus
     }
 
-    pub(super) fn siblings(&self) -> &[Vec<u8>] {
-        &self.settings.siblings
+    pub(super) fn siblings(&self) -> Arc<Vec<Vec<u8>>> {
+        lock(&self.siblings).clone()
+    }
+
+    pub(super) fn set_siblings(&self, siblings: Vec<Vec<u8>>) {
+        *lock(&self.siblings) = Arc::new(siblings);
     }
 
     pub(super) fn enrolled_key_grace(&self) -> Duration {
@@ -214,8 +218,9 @@ impl Service {
         }
         let mut octets = 0;
         for entry in &entries {
-            if matches!(entry, Entry::Log(_) | Entry::Issued(_)) {
-                let text = "only the issue pipeline writes certificates and log records";
+            if matches!(entry, Entry::Log(_) | Entry::Issued(_) | Entry::Policy(_)) {
+                let text =
+                    "certificates, log records and policies are written by the authority alone";
                 return Err(Refusal::Malformed(text.into()));
             }
             let length = entry.encode().payload.len();
@@ -225,6 +230,11 @@ impl Service {
                 return Err(Refusal::Malformed(text));
             }
         }
+        self.append_any(entries).await
+    }
+
+    /// Appends what this authority itself has made
+    pub(super) async fn append_any(&self, entries: Vec<Entry>) -> Result<u64, Refusal> {
         self.shared.check_running()?;
         let (done, outcome) = oneshot::channel();
         self.send(Message::Append(AppendCommit { entries, done }))?;

@@ -148,7 +148,7 @@ pub struct CaSettings {
     pub checkpoint_interval: Duration,
     /// How long after the end of its last certificate a node may come back with its enrolled key
     pub enrolled_key_grace: Duration,
-    /// Certificates of the other authorities under the same root, whose nodes are served here as well
+    /// Certificates of the other authorities under the same root, whose nodes are served here as well; at the start
     pub siblings: Vec<Vec<u8>>,
 }
 

@@ -10,12 +10,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use stoq_interface::NodeId;
 
-use super::api::{IssuedCertificate, Registration};
+use super::api::{EnrolledNode, IssuedCertificate, Registration};
 use super::entry::{Enrolled, Entry, Issued, Registered, RenewAll, Revoked};
 use super::settings::Limits;
 use crate::certificate::hex;
 use crate::log::DurableEntry;
-use crate::registry::EnrolledNode;
 
 /// How long after its end a certificate or revocation is remembered, for clocks that are slow
 const RETAIN_SECONDS: u64 = 3_600;
@@ -85,6 +84,8 @@ pub(super) struct State {
     requests: HashMap<RequestId, Remembered>,
     requests_in_order: VecDeque<RequestId>,
     renew_all: Option<RenewAll>,
+    /// The latest version of each policy document; only this authority's own are in its journal
+    policies: BTreeMap<String, (u64, Vec<u8>)>,
     issued: u64,
     names: HashSet<Arc<str>>,
     /// When revocations, tokens and names are looked through next, in seconds since 1970
@@ -111,6 +112,7 @@ impl State {
             requests: HashMap::new(),
             requests_in_order: VecDeque::new(),
             renew_all: None,
+            policies: BTreeMap::new(),
             issued: 0,
             names: HashSet::new(),
             look_through_at: 0,
@@ -139,9 +141,21 @@ impl State {
             }
             Entry::RenewAll(all) => self.renew_all = Some(*all),
             Entry::Revoked(revoked) => self.revoke(revoked)?,
+            Entry::Policy(stored) => {
+                let latest = self.policies.get(&stored.name);
+                if latest.is_none_or(|(version, _)| *version < stored.version) {
+                    let latest = (stored.version, stored.body.clone());
+                    self.policies.insert(stored.name.clone(), latest);
+                }
+            }
             Entry::Log(_) | Entry::DenyListIssued(_) | Entry::CrlIssued(_) | Entry::Audit(_) => {}
         }
         Ok(())
+    }
+
+    /// The latest version of a policy document
+    pub(super) fn policy(&self, name: &str) -> Option<(u64, Vec<u8>)> {
+        self.policies.get(name).cloned()
     }
 
     /// Takes a certificate that is durable, with its log entry; returns what a retry of its request needs

@@ -3,35 +3,16 @@
 use std::time::Duration;
 
 use prost::Message;
+use stoq_interface::CallStatus;
 
 use super::wire;
 use crate::ca::{Blame, Refusal};
-
-/// How a call ended; the numbers are those of PROTOCOL.md section 12
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(u64)]
-pub enum Status {
-    /// The body is the method's reply
-    Ok = 0,
-    /// No such method here
-    Unknown = 1,
-    /// The peer may not make this call
-    Denied = 2,
-    /// The request does not parse or is out of range
-    Invalid = 3,
-    /// The deadline passed
-    Deadline = 4,
-    /// Try again after the milliseconds in the body, a varint
-    Busy = 5,
-    /// The callee failed
-    Failed = 6,
-}
 
 /// What answers a call
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Answer {
     /// How it ended
-    pub status: Status,
+    pub status: CallStatus,
     /// The reply, or what the status says
     pub body: Vec<u8>,
 }
@@ -39,30 +20,30 @@ pub struct Answer {
 impl Answer {
     /// The method's reply
     pub fn ok(reply: &impl Message) -> Self {
-        Self { status: Status::Ok, body: reply.encode_to_vec() }
+        Self { status: CallStatus::Ok, body: reply.encode_to_vec() }
     }
 
     /// A refusal with its reason
-    pub fn refused(status: Status, code: &str, message: impl Into<String>) -> Self {
+    pub fn refused(status: CallStatus, code: &str, message: impl Into<String>) -> Self {
         let body = wire::Refusal { code: code.to_owned(), message: message.into() };
         Self { status, body: body.encode_to_vec() }
     }
 
     /// There is no such method
     pub fn unknown() -> Self {
-        Self { status: Status::Unknown, body: Vec::new() }
+        Self { status: CallStatus::Unknown, body: Vec::new() }
     }
 
     /// The deadline came first
     pub fn deadline() -> Self {
-        Self { status: Status::Deadline, body: Vec::new() }
+        Self { status: CallStatus::Deadline, body: Vec::new() }
     }
 
     /// Later
     pub fn busy(after: Duration) -> Self {
         // At most 2^62 - 1; nobody waits that long.
         let milliseconds = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).min((1 << 62) - 1);
-        Self { status: Status::Busy, body: varint(milliseconds) }
+        Self { status: CallStatus::Busy, body: varint(milliseconds) }
     }
 
     /// What the authority refused. What failed on this host is for its log, not for a peer.
@@ -73,21 +54,23 @@ impl Answer {
         match refusal.blame() {
             Blame::Caller => match refusal {
                 Refusal::NotPermitted(_) | Refusal::NotRegistered { .. } => {
-                    Self::refused(Status::Denied, refusal.code(), refusal.to_string())
+                    Self::refused(CallStatus::Denied, refusal.code(), refusal.to_string())
                 }
-                _ => Self::refused(Status::Invalid, refusal.code(), refusal.to_string()),
+                _ => Self::refused(CallStatus::Invalid, refusal.code(), refusal.to_string()),
             },
-            Blame::Credential => Self::refused(Status::Denied, refusal.code(), refusal.to_string()),
+            Blame::Credential => {
+                Self::refused(CallStatus::Denied, refusal.code(), refusal.to_string())
+            }
             Blame::Later | Blame::Host => {
                 tracing::error!(%refusal, "the authority failed a call");
                 let message = "the authority could not do it; its operator finds why in its log";
-                Self::refused(Status::Failed, refusal.code(), message)
+                Self::refused(CallStatus::Failed, refusal.code(), message)
             }
         }
     }
 }
 
-/// The milliseconds in the body of [`Status::Busy`]; `None` where it is no varint
+/// The milliseconds in the body of [`CallStatus::Busy`]; `None` where it is no varint
 pub fn retry_after(body: &[u8]) -> Option<Duration> {
     let (first, rest) = body.split_first()?;
     let length = 1usize << (first >> 6);
@@ -141,10 +124,10 @@ mod tests {
         let busy = Refusal::Busy { retry_after: Duration::from_millis(70) };
         assert_eq!(Answer::of_refusal(&busy), Answer::busy(Duration::from_millis(70)));
         for (refusal, status) in [
-            (Refusal::Malformed("x".into()), Status::Invalid),
-            (Refusal::NotPermitted("x"), Status::Denied),
-            (Refusal::Revoked, Status::Denied),
-            (Refusal::Internal("/var/lib/secret".into()), Status::Failed),
+            (Refusal::Malformed("x".into()), CallStatus::Invalid),
+            (Refusal::NotPermitted("x"), CallStatus::Denied),
+            (Refusal::Revoked, CallStatus::Denied),
+            (Refusal::Internal("/var/lib/secret".into()), CallStatus::Failed),
         ] {
             let answer = Answer::of_refusal(&refusal);
             assert_eq!(answer.status, status);

@@ -1,43 +1,21 @@
 //! The asking side of the calls: requests as values, replies as values, and every way it can go wrong by name.
 //! Over what the octets travel is the caller's to say; retrying is too.
 
-use std::future::Future;
 use std::time::Duration;
 
 use prost::Message;
+use stoq_interface::{CallChannel, CallEnd, CallStatus};
 
-use super::answer::{Status, retry_after};
+use super::answer::retry_after;
 use super::desk::PART_LIMIT_BYTES;
 use super::wire;
 use crate::log::store::FILE_LIMIT_BYTES;
-use crate::revocation::DOCUMENT_LIMIT_BYTES;
+use crate::revocation::{DOCUMENT_LIMIT_BYTES, KEYS_LIMIT};
 
 /// Times a list that changes while it is fetched is begun anew
 const ATTEMPTS_LIMIT: usize = 8;
 /// Characters of a refusal's text that are kept
 const MESSAGE_LIMIT_CHARACTERS: usize = 1_024;
-
-/// Something that carries calls to one authority: a STOQ session
-pub trait Channel: Sync {
-    /// Makes one call
-    fn call(
-        &self,
-        method: &'static str,
-        body: Vec<u8>,
-        deadline: Duration,
-    ) -> impl Future<Output = Result<Vec<u8>, ChannelError>> + Send;
-}
-
-/// How a call ended, if not with a reply
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum ChannelError {
-    /// The other side answered with this status and body
-    Status(Status, Vec<u8>),
-    /// The deadline passed
-    Deadline,
-    /// The connection was lost, or there was none
-    Lost(String),
-}
 
 /// Why there is no reply
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -46,7 +24,7 @@ pub enum CallProblem {
     #[error("the authority refused ({code}): {message}")]
     Refused {
         /// Denied, invalid or failed
-        status: Status,
+        status: CallStatus,
         /// A stable word
         code: String,
         /// Cause and remedy
@@ -75,10 +53,15 @@ pub struct Client<C> {
     channel: C,
 }
 
-impl<C: Channel> Client<C> {
+impl<C: CallChannel> Client<C> {
     /// Asks over this channel
     pub fn new(channel: C) -> Self {
         Self { channel }
+    }
+
+    /// What carries the calls
+    pub fn channel(&self) -> &C {
+        &self.channel
     }
 
     /// A first certificate for something registered to this node
@@ -116,6 +99,35 @@ impl<C: Channel> Client<C> {
         deadline: Duration,
     ) -> Result<wire::RevokeReply, CallProblem> {
         self.ask("trustchain/revoke", request, deadline).await
+    }
+
+    /// Passes an operator's order on; the octets of the reply are of the method that is ordered
+    pub async fn operate(
+        &self,
+        order: &wire::OperateRequest,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, CallProblem> {
+        self.pass_on(order.encode_to_vec(), deadline).await
+    }
+
+    /// The same for an order as it came: `OperateRequest`
+    pub async fn pass_on(
+        &self,
+        order: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, CallProblem> {
+        self.call("trustchain/operate", order, deadline).await
+    }
+
+    /// What the authorities say of themselves that this one knows: to be judged by whoever asks
+    pub async fn authorities(&self, deadline: Duration) -> Result<Vec<Vec<u8>>, CallProblem> {
+        let request = wire::AuthoritiesRequest {};
+        let reply: wire::AuthoritiesReply =
+            self.ask("trustchain/authorities", &request, deadline).await?;
+        if reply.statements.len() > KEYS_LIMIT {
+            return Err(CallProblem::Malformed("it names more authorities than there may be"));
+        }
+        Ok(reply.statements)
     }
 
     /// The signed deny-list behind `after_epoch`, waiting for one until the deadline; `None` where there was
@@ -186,27 +198,37 @@ impl<C: Channel> Client<C> {
         request: &impl Message,
         deadline: Duration,
     ) -> Result<T, CallProblem> {
-        let answered = self.channel.call(method, request.encode_to_vec(), deadline).await;
+        let body = self.call(method, request.encode_to_vec(), deadline).await?;
+        T::decode(body.as_slice())
+            .map_err(|_| CallProblem::Malformed("it is not of the method's schema"))
+    }
+
+    async fn call(
+        &self,
+        method: &'static str,
+        request: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, CallProblem> {
+        let answered = self.channel.call(method, request, deadline).await;
         match answered {
-            Ok(body) => T::decode(body.as_slice())
-                .map_err(|_| CallProblem::Malformed("it is not of the method's schema")),
-            Err(ChannelError::Deadline) => Err(CallProblem::Deadline),
-            Err(ChannelError::Lost(reason)) => Err(CallProblem::Lost(reason)),
-            Err(ChannelError::Status(status, body)) => Err(problem(status, &body)),
+            Ok(body) => Ok(body),
+            Err(CallEnd::Deadline) => Err(CallProblem::Deadline),
+            Err(CallEnd::Lost(reason)) => Err(CallProblem::Lost(reason)),
+            Err(CallEnd::Status(status, body)) => Err(problem(status, &body)),
         }
     }
 }
 
-fn problem(status: Status, body: &[u8]) -> CallProblem {
+fn problem(status: CallStatus, body: &[u8]) -> CallProblem {
     match status {
-        Status::Ok => CallProblem::Malformed("a reply that was taken for a refusal"),
-        Status::Unknown => CallProblem::Unknown,
-        Status::Deadline => CallProblem::Deadline,
-        Status::Busy => match retry_after(body) {
+        CallStatus::Ok => CallProblem::Malformed("a reply that was taken for a refusal"),
+        CallStatus::Unknown => CallProblem::Unknown,
+        CallStatus::Deadline => CallProblem::Deadline,
+        CallStatus::Busy => match retry_after(body) {
             Some(after) => CallProblem::Busy(after),
             None => CallProblem::Malformed("busy, but not for how long"),
         },
-        Status::Denied | Status::Invalid | Status::Failed => {
+        CallStatus::Denied | CallStatus::Invalid | CallStatus::Failed => {
             let told = wire::Refusal::decode(body).unwrap_or_default();
             let clean = |text: String| -> String {
                 let printable = text.chars().filter(|character| !character.is_control());
@@ -242,24 +264,24 @@ mod tests {
     use super::*;
 
     /// Answers with what it was given, in order
-    struct Script(Mutex<Vec<Result<Vec<u8>, ChannelError>>>);
+    struct Script(Mutex<Vec<Result<Vec<u8>, CallEnd>>>);
 
-    impl Channel for Script {
+    impl CallChannel for Script {
         async fn call(
             &self,
             _method: &'static str,
             _body: Vec<u8>,
             _deadline: Duration,
-        ) -> Result<Vec<u8>, ChannelError> {
+        ) -> Result<Vec<u8>, CallEnd> {
             self.0.lock().unwrap().remove(0)
         }
     }
 
-    fn client(answers: Vec<Result<Vec<u8>, ChannelError>>) -> Client<Script> {
+    fn client(answers: Vec<Result<Vec<u8>, CallEnd>>) -> Client<Script> {
         Client::new(Script(Mutex::new(answers)))
     }
 
-    fn list(epoch: u64, part: &[u8], total: u64) -> Result<Vec<u8>, ChannelError> {
+    fn list(epoch: u64, part: &[u8], total: u64) -> Result<Vec<u8>, CallEnd> {
         Ok(wire::DenyListReply { epoch, part: part.to_vec(), total }.encode_to_vec())
     }
 
@@ -292,20 +314,23 @@ mod tests {
     async fn every_status_has_its_name() {
         let told = wire::Refusal { code: "c".into(), message: "a\x1b[2Jb".into() }.encode_to_vec();
         let ask = |status, body: &[u8]| {
-            let one = client(vec![Err(ChannelError::Status(status, body.to_vec()))]);
+            let one = client(vec![Err(CallEnd::Status(status, body.to_vec()))]);
             async move { one.status(DEADLINE).await.unwrap_err() }
         };
         assert_eq!(
-            ask(Status::Denied, &told).await,
+            ask(CallStatus::Denied, &told).await,
             CallProblem::Refused {
-                status: Status::Denied,
+                status: CallStatus::Denied,
                 code: "c".into(),
                 message: "a[2Jb".into()
             }
         );
-        assert_eq!(ask(Status::Busy, &[0x25]).await, CallProblem::Busy(Duration::from_millis(37)));
-        assert!(matches!(ask(Status::Busy, &[]).await, CallProblem::Malformed(_)));
-        assert_eq!(ask(Status::Unknown, &[]).await, CallProblem::Unknown);
-        assert_eq!(ask(Status::Deadline, &[]).await, CallProblem::Deadline);
+        assert_eq!(
+            ask(CallStatus::Busy, &[0x25]).await,
+            CallProblem::Busy(Duration::from_millis(37))
+        );
+        assert!(matches!(ask(CallStatus::Busy, &[]).await, CallProblem::Malformed(_)));
+        assert_eq!(ask(CallStatus::Unknown, &[]).await, CallProblem::Unknown);
+        assert_eq!(ask(CallStatus::Deadline, &[]).await, CallProblem::Deadline);
     }
 }

@@ -6,13 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prost::Message;
-use stoq_interface::{Allow, NodeId};
+use stoq_interface::{Allow, CallStatus, NodeId, PeerCertificate};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::answer::{Answer, Status};
+use super::answer::Answer;
+use super::operate::{Operators, Orders};
+use crate::audit::AuditLog;
 use crate::ca::Ca;
 use crate::ca::revoke::Revocations;
+use crate::certificate::unix_seconds;
+use crate::mesh::KnownAuthorities;
 
 /// What every method begins with
 pub const PREFIX: &str = "trustchain/";
@@ -37,7 +41,32 @@ const WAY_BACK: Duration = Duration::from_millis(250);
 #[derive(Clone, Debug, Default)]
 pub struct CallPolicy {
     /// Nodes that may revoke whatever they name. A node may always revoke its own key and certificates.
-    pub operators: Allow,
+    pub revoking_nodes: Allow,
+    /// Operators whose orders are carried out, over whatever node's session they come
+    pub operators: Operators,
+}
+
+/// Who makes a call, as the transport has authenticated it
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// The node
+    pub node: &'a NodeId,
+    /// The certificate it has shown on the connection by which the call came
+    pub certificate: &'a PeerCertificate,
+}
+
+/// What answers calls
+pub struct CallParts {
+    /// Issues
+    pub ca: Ca,
+    /// Revokes
+    pub revocations: Revocations,
+    /// Where operators' orders are written down
+    pub audit: AuditLog,
+    /// The authorities this one knows, itself among them
+    pub known: Arc<KnownAuthorities>,
+    /// Who may do what
+    pub policy: CallPolicy,
 }
 
 /// Answers the calls
@@ -47,9 +76,10 @@ pub struct CallDesk {
 }
 
 pub(super) struct Shared {
-    pub(super) ca: Ca,
-    pub(super) revocations: Revocations,
-    pub(super) policy: CallPolicy,
+    pub(super) parts: CallParts,
+    pub(super) orders: Orders,
+    /// Second since 1970 from which on orders are remembered
+    pub(super) began_at: u64,
     held: Mutex<Held>,
     reads: Semaphore,
 }
@@ -63,8 +93,8 @@ struct Held {
 /// One call
 pub(super) struct Call<'a> {
     pub(super) shared: &'a Arc<Shared>,
-    /// Who asks, as the handshake proved
-    pub(super) peer: &'a NodeId,
+    /// Who asks
+    pub(super) asker: Asker<'a>,
     /// When the asker has stopped waiting
     pub(super) deadline: Instant,
 }
@@ -77,16 +107,18 @@ pub(super) struct Place<'a> {
 
 impl CallDesk {
     /// Answers for this authority
-    pub fn new(ca: Ca, revocations: Revocations, policy: CallPolicy) -> Self {
+    pub fn new(parts: CallParts) -> Self {
+        let began_at = unix_seconds(parts.ca.now());
         let (held, reads) = (Mutex::default(), Semaphore::new(READS_LIMIT));
-        Self { shared: Arc::new(Shared { ca, revocations, policy, held, reads }) }
+        let orders = Orders::default();
+        Self { shared: Arc::new(Shared { parts, orders, began_at, held, reads }) }
     }
 
-    /// Answers one call of `peer`, which the transport has authenticated, before `deadline` (from now) is over.
+    /// Answers one call of `asker`, before `deadline` (from now) is over.
     /// Needs a tokio runtime with time. Stopping to wait for it is safe at any point.
     pub async fn answer(
         &self,
-        peer: &NodeId,
+        asker: Asker<'_>,
         method: &str,
         body: &[u8],
         deadline: Duration,
@@ -94,11 +126,11 @@ impl CallDesk {
         let Some(method) = method.strip_prefix(PREFIX) else { return Answer::unknown() };
         if body.len() > REQUEST_LIMIT_BYTES {
             let message = format!("a request has at most {REQUEST_LIMIT_BYTES} octets");
-            return Answer::refused(Status::Invalid, "too_large", message);
+            return Answer::refused(CallStatus::Invalid, "too_large", message);
         }
         let limit = if method == "deny-list" { HOLD_LIMIT } else { WORK_LIMIT };
         let left = deadline.saturating_sub(WAY_BACK).max(deadline / 2).min(limit);
-        let call = Call { shared: &self.shared, peer, deadline: Instant::now() + left };
+        let call = Call { shared: &self.shared, asker, deadline: Instant::now() + left };
         let answered = tokio::time::timeout(left + WAY_BACK / 2, call.dispatch(method, body));
         answered.await.unwrap_or_else(|_elapsed| Answer::deadline())
     }
@@ -111,11 +143,13 @@ impl Call<'_> {
             "renew" => self.renew(read(body)).await,
             "renewal-information" => self.renewal_information(read(body)),
             "revoke" => self.revoke(read(body)).await,
+            "operate" => self.operate(read(body)).await,
             "deny-list" => self.deny_list(read(body)).await,
             "checkpoint" => self.checkpoint(read(body)),
             "tile" => self.tile(read(body)).await,
             "proof" => self.proof(read(body)).await,
             "status" => self.status(read(body)),
+            "authorities" => self.authorities(read(body)),
             _ => Ok(Answer::unknown()),
         };
         // A refusal is an answer too; the two are apart only to make `?` possible.
@@ -128,13 +162,13 @@ impl Call<'_> {
         if held.all >= HELD_LIMIT {
             return None;
         }
-        let of_node = held.of_node.entry(self.peer.clone()).or_default();
+        let of_node = held.of_node.entry(self.asker.node.clone()).or_default();
         if *of_node >= HELD_PER_NODE {
             return None;
         }
         *of_node += 1;
         held.all += 1;
-        Some(Place { shared: self.shared, node: self.peer.clone() })
+        Some(Place { shared: self.shared, node: self.asker.node.clone() })
     }
 
     /// Runs something that reads a file
@@ -144,10 +178,10 @@ impl Call<'_> {
     ) -> Result<T, Answer> {
         let failed = |error: &dyn std::error::Error| {
             tracing::error!(%error, "a call could not read");
-            Answer::refused(Status::Failed, "failed", "the authority could not read its files")
+            Answer::refused(CallStatus::Failed, "failed", "the authority could not read its files")
         };
         let _turn = self.shared.reads.acquire().await.map_err(|error| failed(&error))?;
-        let ca = self.shared.ca.clone();
+        let ca = self.shared.parts.ca.clone();
         tokio::task::spawn_blocking(move || read(&ca)).await.map_err(|error| failed(&error))
     }
 }
@@ -168,17 +202,18 @@ impl Drop for Place<'_> {
 /// What a request says, or the answer to one that does not parse
 pub(super) type Read<T> = Result<T, Answer>;
 
-fn read<T: Message + Default>(body: &[u8]) -> Read<T> {
+pub(super) fn read<T: Message + Default>(body: &[u8]) -> Read<T> {
     T::decode(body).map_err(|error| {
         let message = format!("the request is not of this method's schema: {error}");
-        Answer::refused(Status::Invalid, "malformed_request", message)
+        Answer::refused(CallStatus::Invalid, "malformed_request", message)
     })
 }
 
 /// The part of `whole` that begins at `offset`
 pub(super) fn part(whole: &[u8], offset: u64) -> Result<Vec<u8>, Answer> {
     let rest = usize::try_from(offset).ok().and_then(|offset| whole.get(offset..));
-    let rest = rest
-        .ok_or_else(|| Answer::refused(Status::Invalid, "range", "the offset is behind the end"))?;
+    let rest = rest.ok_or_else(|| {
+        Answer::refused(CallStatus::Invalid, "range", "the offset is behind the end")
+    })?;
     Ok(rest[..rest.len().min(PART_LIMIT_BYTES)].to_vec())
 }

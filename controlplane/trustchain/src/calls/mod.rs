@@ -6,9 +6,14 @@ mod answer;
 mod certify;
 mod client;
 mod desk;
+mod operate;
+mod order;
 mod reads;
 pub mod wire;
 
-pub use answer::{Answer, Status, retry_after};
-pub use client::{CallProblem, Channel, ChannelError, Client};
-pub use desk::{CallDesk, CallPolicy, PREFIX, REQUEST_LIMIT_BYTES};
+pub use answer::{Answer, retry_after};
+pub use certify::OTHER_CERTIFICATE;
+pub use client::{CallProblem, Client};
+pub use desk::{Asker, CallDesk, CallParts, CallPolicy, PREFIX, REQUEST_LIMIT_BYTES};
+pub use operate::{OPERATOR_PROFILE, Operators};
+pub use order::{Operator, OrderError};

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::answer::{Answer, Status};
-use super::desk::{Call, Read, part};
+use stoq_interface::CallStatus;
+
+use super::answer::Answer;
+use super::desk::{Call, PART_LIMIT_BYTES, Read, part};
 use super::wire;
 use crate::certificate::unhex;
 use crate::certificate::unix_seconds;
@@ -26,7 +28,7 @@ impl Call<'_> {
         request: Read<wire::DenyListRequest>,
     ) -> Result<Answer, Answer> {
         let request = request?;
-        let mut lists = self.shared.revocations.deny_list();
+        let mut lists = self.shared.parts.revocations.deny_list();
         let known = |list: &Option<Arc<Publication>>| {
             list.clone().filter(|list| list.epoch > request.after_epoch)
         };
@@ -58,7 +60,7 @@ impl Call<'_> {
         request: Read<wire::CheckpointRequest>,
     ) -> Result<Answer, Answer> {
         let wire::CheckpointRequest {} = request?;
-        let head = self.shared.ca.checkpoint();
+        let head = self.shared.parts.ca.checkpoint();
         let note = head.borrow().as_ref().map(|head| head.note().as_bytes().to_vec());
         let note = note.ok_or_else(|| Answer::busy(ASK_AGAIN))?;
         Ok(Answer::ok(&wire::CheckpointReply { note }))
@@ -67,7 +69,8 @@ impl Call<'_> {
     /// `trustchain/tile`
     pub(super) async fn tile(&self, request: Read<wire::TileRequest>) -> Result<Answer, Answer> {
         let wire::TileRequest { path, offset } = request?;
-        let absent = || Answer::refused(Status::Invalid, "not_found", "the log has no such file");
+        let absent =
+            || Answer::refused(CallStatus::Invalid, "not_found", "the log has no such file");
         if path.len() > FILE_PATH_LIMIT_BYTES {
             return Err(absent());
         }
@@ -80,11 +83,11 @@ impl Call<'_> {
 
     /// `trustchain/proof`
     pub(super) async fn proof(&self, request: Read<wire::ProofRequest>) -> Result<Answer, Answer> {
-        let ca = &self.shared.ca;
+        let ca = &self.shared.parts.ca;
         let index = request?.leaf_index;
         if index >= ca.status().log_entries {
             let message = "the log has no entry with this index";
-            return Err(Answer::refused(Status::Invalid, "not_found", message));
+            return Err(Answer::refused(CallStatus::Invalid, "not_found", message));
         }
         let left = self.deadline.saturating_duration_since(tokio::time::Instant::now());
         let proof = ca.inclusion_proof(index, left.min(PROOF_PATIENCE)).await;
@@ -93,11 +96,26 @@ impl Call<'_> {
         Ok(Answer::ok(&wire::ProofReply { bundle }))
     }
 
+    /// `trustchain/authorities`
+    pub(super) fn authorities(
+        &self,
+        request: Read<wire::AuthoritiesRequest>,
+    ) -> Result<Answer, Answer> {
+        let wire::AuthoritiesRequest {} = request?;
+        let mut room = PART_LIMIT_BYTES;
+        let signed = self.shared.parts.known.signed().into_iter().map(|(_, signed)| signed);
+        let statements = signed.take_while(|one| {
+            room = room.saturating_sub(one.len());
+            room > 0
+        });
+        Ok(Answer::ok(&wire::AuthoritiesReply { statements: statements.collect() }))
+    }
+
     /// `trustchain/status`
     pub(super) fn status(&self, request: Read<wire::StatusRequest>) -> Result<Answer, Answer> {
         let wire::StatusRequest {} = request?;
-        let status = self.shared.ca.status();
-        let list = self.shared.revocations.deny_list();
+        let status = self.shared.parts.ca.status();
+        let list = self.shared.parts.revocations.deny_list();
         let deny_list_epoch = list.borrow().as_ref().map_or(0, |list| list.epoch);
         Ok(Answer::ok(&wire::StatusReply {
             instance: status.instance.to_string(),

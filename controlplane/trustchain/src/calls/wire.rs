@@ -100,6 +100,12 @@ pub struct RevokeRequest {
     /// RFC 5280 section 5.3.1
     #[prost(uint32, tag = "3")]
     pub reason: u32,
+    /// Name of a node, service or asset; operators only
+    #[prost(string, tag = "4")]
+    pub subject: String,
+    /// The keys of what is revoked as well
+    #[prost(bool, tag = "5")]
+    pub with_key: bool,
 }
 
 /// `RevokeReply`
@@ -233,6 +239,132 @@ pub struct StatusReply {
     pub authority_time_ms: u64,
 }
 
+/// `OperateRequest`
+#[derive(Clone, PartialEq, Message)]
+pub struct OperateRequest {
+    /// `OperatorOrder`, as it was signed
+    #[prost(bytes = "vec", tag = "1")]
+    pub order: Vec<u8>,
+    /// The operator's certificate in DER
+    #[prost(bytes = "vec", tag = "2")]
+    pub certificate: Vec<u8>,
+    /// By its key
+    #[prost(bytes = "vec", tag = "3")]
+    pub signature: Vec<u8>,
+}
+
+/// `OperatorOrder`
+#[derive(Clone, PartialEq, Message)]
+pub struct OperatorOrder {
+    /// Name of the authority
+    #[prost(string, tag = "1")]
+    pub authority: String,
+    /// The node over whose session it comes
+    #[prost(string, tag = "2")]
+    pub node: String,
+    /// `trustchain/...`
+    #[prost(string, tag = "3")]
+    pub method: String,
+    /// The method's request
+    #[prost(bytes = "vec", tag = "4")]
+    pub request: Vec<u8>,
+    /// Seconds since 1970
+    #[prost(uint64, tag = "5")]
+    pub signed_at: u64,
+    /// The order's own number, 16 octets
+    #[prost(bytes = "vec", tag = "6")]
+    pub nonce: Vec<u8>,
+}
+
+/// `RegisterRequest`
+#[derive(Clone, PartialEq, Message)]
+pub struct RegisterRequest {
+    /// Name of the profile
+    #[prost(string, tag = "1")]
+    pub profile: String,
+    /// Its name
+    #[prost(string, tag = "2")]
+    pub subject: String,
+    /// The node that owns it; empty: operators alone
+    #[prost(string, tag = "3")]
+    pub owner: String,
+    /// IPv6 addresses
+    #[prost(string, repeated, tag = "4")]
+    pub addresses: Vec<String>,
+    /// The profile's alternative names as well
+    #[prost(bool, tag = "5")]
+    pub alternative_names: bool,
+}
+
+/// `RegisterReply`
+#[derive(Clone, PartialEq, Message)]
+pub struct RegisterReply {}
+
+/// `UnregisterRequest`
+#[derive(Clone, PartialEq, Message)]
+pub struct UnregisterRequest {
+    /// Name of the profile
+    #[prost(string, tag = "1")]
+    pub profile: String,
+    /// Its name
+    #[prost(string, tag = "2")]
+    pub subject: String,
+}
+
+/// `UnregisterReply`
+#[derive(Clone, PartialEq, Message)]
+pub struct UnregisterReply {
+    /// It was registered until now
+    #[prost(bool, tag = "1")]
+    pub was_registered: bool,
+}
+
+/// `AuthoritiesRequest`
+#[derive(Clone, PartialEq, Message)]
+pub struct AuthoritiesRequest {}
+
+/// `AuthoritiesReply`
+#[derive(Clone, PartialEq, Message)]
+pub struct AuthoritiesReply {
+    /// `SignedAuthority` each
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub statements: Vec<Vec<u8>>,
+}
+
+/// `SignedAuthority`
+#[derive(Clone, PartialEq, Message)]
+pub struct SignedAuthority {
+    /// `AuthorityStatement`, as it was signed
+    #[prost(bytes = "vec", tag = "1")]
+    pub statement: Vec<u8>,
+    /// By the issuing key
+    #[prost(bytes = "vec", tag = "2")]
+    pub signature: Vec<u8>,
+}
+
+/// `AuthorityStatement`
+#[derive(Clone, PartialEq, Message)]
+pub struct AuthorityStatement {
+    /// Name of the authority
+    #[prost(string, tag = "1")]
+    pub instance: String,
+    /// Its certificate in DER
+    #[prost(bytes = "vec", tag = "2")]
+    pub issuing_certificate: Vec<u8>,
+    /// SubjectPublicKeyInfo of its log in DER
+    #[prost(bytes = "vec", tag = "3")]
+    pub log_key: Vec<u8>,
+    /// Origin of its log
+    #[prost(string, tag = "4")]
+    pub log_origin: String,
+    /// `[address]:port`; empty: unknown
+    #[prost(string, tag = "5")]
+    pub stoq_address: String,
+    /// Seconds since 1970
+    #[prost(uint64, tag = "6")]
+    pub stated_at: u64,
+}
+
 /// `Refusal`
 #[derive(Clone, PartialEq, Message)]
 pub struct Refusal {
@@ -287,6 +419,7 @@ mod tests {
                 let kind = match kind {
                     "bytes = \"vec\"" => "bytes".to_owned(),
                     "bytes = \"vec\", repeated" => "repeated bytes".to_owned(),
+                    "string, repeated" => "repeated string".to_owned(),
                     other => other.to_owned(),
                 };
                 let number = number.trim_matches('"').parse().unwrap();
@@ -299,7 +432,7 @@ mod tests {
     #[test]
     fn schema_and_structures_agree_in_names_kinds_and_numbers() {
         let schema = schema();
-        assert_eq!(schema.len(), 53, "{schema:?}");
+        assert_eq!(schema.len(), 81, "{schema:?}");
         assert_eq!(schema, structures());
     }
 }

@@ -286,6 +286,12 @@ impl DenyList {
         ends.min().unwrap_or(UNIX_EPOCH)
     }
 
+    /// Until when the list of one instance is recent; the past where it is missing
+    pub fn recent_until_of(&self, instance: &NodeId) -> SystemTime {
+        let list = self.instances.get(instance);
+        list.and_then(|list| list.old_from(&self.settings)).unwrap_or(UNIX_EPOCH)
+    }
+
     /// The highest issue held of each instance; zero for none
     pub fn epochs(&self) -> impl Iterator<Item = (&NodeId, u64)> {
         self.instances.iter().map(|(name, instance)| (name, instance.epoch()))

@@ -27,7 +27,7 @@ pub const ENTRIES_LIMIT: usize = 100_000;
 /// Authority instances whose lists are merged
 pub const INSTANCES_LIMIT: usize = 64;
 /// Issuing keys that may sign lists: each instance has one in use and some in preparation or on their way out
-const KEYS_LIMIT: usize = 4 * INSTANCES_LIMIT;
+pub const KEYS_LIMIT: usize = 4 * INSTANCES_LIMIT;
 /// The longest time between issue and next update
 pub const VALIDITY_LIMIT: Duration = Duration::from_secs(7 * 24 * 3_600);
 const VERSION: u32 = 1;
@@ -133,6 +133,11 @@ impl ListSigner {
     /// The key's identifier
     pub fn key_id(&self) -> KeyId {
         self.key_id
+    }
+
+    /// Whose key it is
+    pub fn instance(&self) -> &NodeId {
+        &self.instance
     }
 }
 

@@ -19,8 +19,8 @@ pub use deny_list::{
     Applied, DenyList, DenyListAction, DenyListSettings, Match, NewConnections, StoreForm,
 };
 pub use document::{
-    DOCUMENT_LIMIT_BYTES, DenyListDocument, ENTRIES_LIMIT, Form, INSTANCES_LIMIT, ListSigner,
-    SignerError, Signers, VALIDITY_LIMIT, decode, open,
+    DOCUMENT_LIMIT_BYTES, DenyListDocument, ENTRIES_LIMIT, Form, INSTANCES_LIMIT, KEYS_LIMIT,
+    ListSigner, SignerError, Signers, VALIDITY_LIMIT, decode, open,
 };
 pub use entry::{
     Entry, EntryError, KeyId, RETAIN_AFTER_END, Reason, SerialNumber, SpkiHash, Target,

@@ -8,6 +8,10 @@ use std::pin::Pin;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use crate::certificate::hex;
+
 mod backend;
 mod guard;
 mod issuing;
@@ -117,7 +121,8 @@ impl KeyPurpose {
 
 /// Name of a key: `issuing` or `log`, alone or with a suffix (`issuing-2026-11`); lower-case letters, digits and
 /// hyphens, at most [`KEY_NAME_LIMIT`] characters
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct KeyName {
     text: String,
     purpose: KeyPurpose,
@@ -180,6 +185,20 @@ impl fmt::Display for KeyName {
     }
 }
 
+impl From<KeyName> for String {
+    fn from(name: KeyName) -> Self {
+        name.text
+    }
+}
+
+impl TryFrom<String> for KeyName {
+    type Error = KeyNameError;
+
+    fn try_from(text: String) -> Result<Self, KeyNameError> {
+        Self::new(&text)
+    }
+}
+
 impl FromStr for KeyName {
     type Err = KeyNameError;
 
@@ -238,8 +257,24 @@ impl SignerError {
     }
 }
 
-/// How a signer is
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// A key of a signer, as it is shown
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct SignerKey {
+    /// Its name
+    pub name: KeyName,
+    /// SHA-256 of its public key (SubjectPublicKeyInfo), hexadecimal
+    pub spki_sha256: String,
+}
+
+impl From<&KeyInfo> for SignerKey {
+    fn from(key: &KeyInfo) -> Self {
+        let spki_sha256 = hex(&boring::sha::sha256(key.spki_der()));
+        Self { name: key.name().clone(), spki_sha256 }
+    }
+}
+
+/// How a signer is; also what operators are shown
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct SignerStatus {
     /// `soft`, `pkcs11`, or `remote` followed by what the signing process has
     pub backend: String,
@@ -247,8 +282,8 @@ pub struct SignerStatus {
     pub healthy: bool,
     /// What went wrong last, if anything ever did
     pub last_error: Option<String>,
-    /// The keys' names
-    pub keys: Vec<KeyName>,
+    /// The keys
+    pub keys: Vec<SignerKey>,
     /// Requests that wait
     pub queued: usize,
     /// Requests that may wait

@@ -13,7 +13,8 @@ use tokio::sync::oneshot;
 
 use super::backend::{Backend, BackendError, OpenBackend};
 use super::{
-    KEYS_LIMIT, KeyInfo, KeyName, MESSAGE_LIMIT_BYTES, Pending, Signer, SignerError, SignerStatus,
+    KEYS_LIMIT, KeyInfo, KeyName, MESSAGE_LIMIT_BYTES, Pending, Signer, SignerError, SignerKey,
+    SignerStatus,
 };
 
 mod counters;
@@ -207,7 +208,7 @@ impl Signer for Pool {
         let queued = self.queue.as_ref().map_or(0, Sender::len);
         let mut status = self.shared.counters.status();
         status.backend = self.shared.label.into();
-        status.keys = self.keys().iter().map(|key| key.name().clone()).collect();
+        status.keys = self.keys().iter().map(SignerKey::from).collect();
         status.queued = queued;
         status.queue_limit = self.shared.settings.queue;
         status.workers = self.shared.settings.workers;

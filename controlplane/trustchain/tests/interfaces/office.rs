@@ -38,6 +38,7 @@ pub struct Office {
     directory: TempDir,
     pub ca: Ca,
     pub revocations: Revocations,
+    pub audit: AuditLog,
     tokens: Arc<TokenStore>,
     pub address: SocketAddrV6,
     ahead: Ahead,
@@ -73,7 +74,7 @@ impl Office {
         let high_water = directory.path().join("high-water");
         let revocation = RevocationSettings::new(sharding, crl_base, high_water);
         let revocation = RevocationSettings { crl_pause: Duration::ZERO, ..revocation };
-        let revocations = Revocations::start(&ca, audit, replay, revocation, None).unwrap();
+        let revocations = Revocations::start(&ca, audit.clone(), replay, revocation, None).unwrap();
         let mut settings = HttpsSettings::new("[::1]:0".parse().unwrap());
         adjust(&mut settings);
         let server = HttpsServer::bind(settings, ca.clone(), revocations.clone()).await.unwrap();
@@ -82,7 +83,8 @@ impl Office {
         let running = tokio::spawn(server.run(async move {
             let _ = stopped.await;
         }));
-        let office = Self { directory, ca, revocations, tokens, address, ahead, stop, running };
+        let office =
+            Self { directory, ca, revocations, audit, tokens, address, ahead, stop, running };
         let authority = office.ca.authority();
         certificate::write_pem(&office.file("root.pem"), authority.root_der()).unwrap();
         certificate::write_pem(&office.file("issuing.pem"), authority.certificate_der()).unwrap();

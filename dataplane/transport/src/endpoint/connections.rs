@@ -233,8 +233,9 @@ impl Endpoint {
                 }
                 LinkOutput::CallIncoming(stream, header) => {
                     let Some(peer) = held.connection.peer() else { continue };
-                    let peer = peer.node;
-                    self.events.push_back(Event::CallIncoming { link, stream, peer, header });
+                    let (certificate, peer) = (peer.certificate(), peer.node);
+                    let call = Event::CallIncoming { link, stream, peer, certificate, header };
+                    self.events.push_back(call);
                 }
                 LinkOutput::CallDone(token, worker, reply) => {
                     self.route(usize::from(worker), Message::CallDone(token, reply));

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddrV6;
 
-use stoq_interface::{CloseReason, NodeId, PeerRefusal, ServiceName};
+use stoq_interface::{CloseReason, NodeId, PeerCertificate, PeerRefusal, ServiceName};
 
 use super::slots::SlotKey;
 use crate::session::{LinkCommand, LinkEvent, LinkId};
@@ -144,6 +144,8 @@ pub enum Event {
         stream: u64,
         /// The peer
         peer: NodeId,
+        /// The certificate it has shown on that connection
+        certificate: PeerCertificate,
         /// The request
         header: CallHeader,
     },

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use boring::error::ErrorStack;
 use boring::ex_data::Index;
 use boring::ssl::{Ssl, SslRef};
-use stoq_interface::{IssuerKeyId, NodeId, PeerRefusal, SpkiSha256};
+use stoq_interface::{IssuerKeyId, NodeId, PeerCertificate, PeerRefusal, SpkiSha256};
 
 use super::TlsError;
 
@@ -18,12 +18,21 @@ pub struct VerifiedPeer {
     pub node: NodeId,
     /// Serial number: lower-case hexadecimal, two digits an octet, without leading zero octets
     pub serial: String,
+    /// SHA-256 of the leaf in DER
+    pub certificate_sha256: [u8; 32],
     /// The leaf's key
     pub spki_sha256: SpkiSha256,
     /// The key of the authority that issued it
     pub issuer_key_id: IssuerKeyId,
     /// End of the certificate's validity: the connection must be replaced before
     pub not_after: SystemTime,
+}
+
+impl VerifiedPeer {
+    /// The certificate, as whoever answers a call of this peer may compare it
+    pub fn certificate(&self) -> PeerCertificate {
+        PeerCertificate { sha256: self.certificate_sha256, serial: self.serial.clone() }
+    }
 }
 
 /// One connection's slot. Clones are the same slot; it outlives the connection.

@@ -1,6 +1,7 @@
 //! The handshake from both ends, in memory: every refusal with its reason and its alert, in both roles, and
 //! what must hold when nobody is refused.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -374,6 +375,7 @@ fn an_old_deny_list_closes_the_door_to_all_but_the_authorities() {
     let fresh_until = |until, exempt: &[&str]| ControlSnapshot {
         deny_list_freshness: Some(Freshness {
             until,
+            by_issuer: BTreeMap::new(),
             exempt: exempt.iter().map(|name| NodeId::new(name).unwrap()).collect(),
         }),
         ..authority.snapshot("alpha")
@@ -387,6 +389,25 @@ fn an_old_deny_list_closes_the_door_to_all_but_the_authorities() {
             assert!(judge_certificate(role, &ours, der, now()).unwrap().is_ok());
         }
     }
+}
+
+#[test]
+fn each_authority_is_gone_by_its_own_deny_list() {
+    let (late, recent) = (TestAuthority::new(), TestAuthority::new());
+    let old = now() - Duration::from_secs(1);
+    let mut ours = recent.snapshot("alpha");
+    ours.trust.push(late.anchor.clone());
+    ours.deny_list_freshness = Some(Freshness {
+        until: old,
+        by_issuer: BTreeMap::from([(recent.key_id(), now()), (late.key_id(), old)]),
+        exempt: Default::default(),
+    });
+    let verdict = |leaf: &ControlSnapshot| {
+        let der = &leaf.identity.as_ref().unwrap().chain_der[0];
+        judge_certificate(Role::Server, &ours, der, now()).unwrap().map(drop)
+    };
+    assert_eq!(verdict(&recent.snapshot("beta")), Ok(()));
+    assert_eq!(verdict(&late.snapshot("gamma")), Err(PeerRefusal::DenyListTooOld));
 }
 
 #[test]

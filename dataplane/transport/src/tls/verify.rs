@@ -191,7 +191,7 @@ impl Verifier {
         }
         // Last, so that whoever would be refused anyway is refused for his own fault.
         if let Some(freshness) = &self.freshness
-            && now > freshness.until
+            && now > freshness.until_of(&anchor.key_id)
             && !freshness.exempt.contains(&leaf.node)
         {
             return Err(PeerRefusal::DenyListTooOld);
@@ -199,6 +199,7 @@ impl Verifier {
         Ok(VerifiedPeer {
             node: leaf.node,
             serial: leaf.serial,
+            certificate_sha256: hash,
             spki_sha256: leaf.spki_sha256,
             issuer_key_id: anchor.key_id,
             not_after: leaf.not_after,

@@ -2,6 +2,7 @@
 //! messages whose schema belongs to the service that answers.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use stoq_interface::CallStatus;
 
 use super::{WireError, put_varint, take_varint};
 
@@ -10,41 +11,6 @@ const CALL: u64 = 0x02;
 
 /// Longest `service/method` text
 const METHOD_LIMIT: u64 = 128;
-
-/// How a call ended
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(u64)]
-pub enum CallStatus {
-    /// The body is the method's reply
-    Ok = 0,
-    /// No such service or method here
-    Unknown = 1,
-    /// The peer's node may not make this call
-    Denied = 2,
-    /// The request does not parse or is out of range
-    Invalid = 3,
-    /// The deadline passed
-    Deadline = 4,
-    /// Try again after the milliseconds in the body (a varint)
-    Busy = 5,
-    /// The callee failed; the body is a text
-    Failed = 6,
-}
-
-impl CallStatus {
-    fn from_code(code: u64) -> Option<Self> {
-        Some(match code {
-            0 => Self::Ok,
-            1 => Self::Unknown,
-            2 => Self::Denied,
-            3 => Self::Invalid,
-            4 => Self::Deadline,
-            5 => Self::Busy,
-            6 => Self::Failed,
-            _ => return None,
-        })
-    }
-}
 
 /// What a request stream opens with
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -8,9 +8,10 @@ mod leg;
 pub mod measure;
 mod varint;
 
-pub use call::{CallHeader, CallReader, CallReply, CallStatus};
+pub use call::{CallHeader, CallReader, CallReply};
 pub use frame::{Frame, FrameReader, Hello, SessionId, VERSION};
 pub use leg::{LegHeader, LegItem, LegReader, encode_record, encode_record_header};
+pub use stoq_interface::CallStatus;
 pub use varint::{put_varint, take_varint, varint_length};
 
 /// Why bytes from a peer do not parse; each is a protocol error of the connection they came on

@@ -1,5 +1,5 @@
 //! How a connection to a member of the cluster is made. Over TCP in the clear only within this host; anything
-//! else goes through a dialler that encrypts, which the composition root passes in.
+//! else goes through `tls`. Which of them is used is the composition root's choice.
 
 use std::fmt::Debug;
 use std::future::Future;

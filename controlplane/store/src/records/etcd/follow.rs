@@ -168,10 +168,26 @@ async fn list_once(cluster: &Cluster, keys: &Keys) -> Result<(Mirror, i64), Stop
     Ok((mirror, revision))
 }
 
-/// Follows until it is dropped
+/// Follows until it is dropped; where nothing was listed yet, that comes first
 pub(super) async fn follow(cluster: Cluster, keys: Keys, view: View) {
+    let mut told = false;
     loop {
-        let revision = view.position.borrow().revision;
+        let Position { revision, listings, .. } = view.position.borrow().clone();
+        if listings == 0 {
+            match list(&cluster, &keys, &view).await {
+                Ok(()) => tracing::info!("the records' cluster answers; everything was listed"),
+                Err(error) => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(%error, "the records are not there yet; tried again and again");
+                    }
+                    if !matches!(error, RecordsError::Unavailable(_)) {
+                        view.fail(error);
+                    }
+                    sleep(PAUSE).await;
+                }
+            }
+            continue;
+        }
         match watch_from(&cluster, &keys, &view, revision).await {
             Stopped::Connection(error) => {
                 tracing::debug!(%error, revision, "the watch on the records is begun again");

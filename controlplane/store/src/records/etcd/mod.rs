@@ -10,6 +10,7 @@ mod keys;
 mod messages;
 mod mirror;
 mod rpc;
+mod tls;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddrV6;
@@ -21,6 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 pub use dial::{Dial, Dialling, EtcdStream, LoopbackDial};
+pub use tls::{TlsDial, TlsMaterial, TlsSource};
 
 use super::{
     Answer, Batch, CertificateQuery, CertificateRecord, ChangeKind, IdempotentResult, Page,
@@ -103,6 +105,16 @@ impl Drop for EtcdRecords {
     }
 }
 
+fn parts(
+    options: &EtcdOptions,
+    dial: Arc<dyn Dial>,
+) -> Result<(Cluster, Keys, View), RecordsError> {
+    options.check()?;
+    let patience = Patience { attempt: options.attempt, whole: options.patience };
+    let cluster = Cluster::new(&options.members, dial, patience);
+    Ok((cluster, Keys::new(&options.prefix), View::new()))
+}
+
 fn failed(error: CallError) -> RecordsError {
     if error.is_no_space() {
         RecordsError::NoSpace(error.to_string())
@@ -116,14 +128,21 @@ fn failed(error: CallError) -> RecordsError {
 impl EtcdRecords {
     /// Reads everything there is and begins to follow the cluster, in a task of the current runtime
     pub async fn open(options: EtcdOptions, dial: Arc<dyn Dial>) -> Result<Self, RecordsError> {
-        options.check()?;
-        let patience = Patience { attempt: options.attempt, whole: options.patience };
-        let cluster = Cluster::new(&options.members, dial, patience);
-        let keys = Keys::new(&options.prefix);
-        let view = View::new();
+        let (cluster, keys, view) = parts(&options, dial)?;
         follow::list(&cluster, &keys, &view).await?;
+        Ok(Self::following(cluster, keys, view))
+    }
+
+    /// The same without waiting: everything is read as soon as the cluster answers, and until then nothing is
+    /// answered here. Call it where a runtime is.
+    pub fn begin(options: &EtcdOptions, dial: Arc<dyn Dial>) -> Result<Self, RecordsError> {
+        let (cluster, keys, view) = parts(options, dial)?;
+        Ok(Self::following(cluster, keys, view))
+    }
+
+    fn following(cluster: Cluster, keys: Keys, view: View) -> Self {
         let follower = tokio::spawn(follow::follow(cluster.clone(), keys.clone(), view.clone()));
-        Ok(Self { cluster, keys, view, follower, turn: Mutex::new(()) })
+        Self { cluster, keys, view, follower, turn: Mutex::new(()) }
     }
 
     /// How often everything was read from the cluster: once, and once more after each compaction that went

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use super::wire::{CreateKey, GetStatus, Keys, Sign, answer, request};
 use crate::signer::{
-    KEYS_LIMIT, KeyInfo, KeyName, MESSAGE_LIMIT_BYTES, Pending, Signer, SignerError, SignerStatus,
-    block_on,
+    KEYS_LIMIT, KeyInfo, KeyName, MESSAGE_LIMIT_BYTES, Pending, Signer, SignerError, SignerKey,
+    SignerStatus, block_on,
 };
 
 mod connection;
@@ -183,9 +183,10 @@ impl Signer for RemoteSigner {
     fn status(&self) -> Pending<SignerStatus> {
         let answer = self.send(request::Body::GetStatus(GetStatus {}));
         let shared = Arc::clone(&self.shared);
+        let keys = self.keys().iter().map(SignerKey::from).collect();
         Box::pin(async move {
             let answer::Body::Status(status) = answer.await? else { return Err(unexpected()) };
-            let mut status = status.to_status();
+            let mut status = status.to_status(keys);
             status.refused_busy += shared.refused_busy.load(Relaxed);
             status.reopened += shared.reconnected.load(Relaxed);
             Ok(status)

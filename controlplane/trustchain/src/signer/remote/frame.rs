@@ -73,7 +73,7 @@ mod tests {
             let answer = read::<Answer>(&mut &frame[..], ANSWER_LIMIT_BYTES).await;
             match answer.ok().flatten().and_then(|(answer, _)| answer.body) {
                 Some(answer::Body::Keys(keys)) => drop(keys.to_keys()),
-                Some(answer::Body::Status(status)) => drop(status.to_status()),
+                Some(answer::Body::Status(status)) => drop(status.to_status(Vec::new())),
                 Some(answer::Body::Failure(failure)) => drop(failure.to_error()),
                 Some(answer::Body::Signature(_)) | None => {}
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::signer::{KeyInfo, KeyName, SignerError, SignerStatus};
+use crate::signer::{KeyInfo, KeyName, SignerError, SignerKey, SignerStatus};
 
 /// The only version there is
 pub(super) const VERSION: u32 = 1;
@@ -249,7 +249,7 @@ impl Status {
             backend: status.backend.clone(),
             healthy: status.healthy,
             last_error: clipped(status.last_error.as_deref().unwrap_or_default()),
-            keys: status.keys.iter().map(KeyName::to_string).collect(),
+            keys: status.keys.iter().map(|key| key.name.to_string()).collect(),
             queued: count(status.queued),
             queue_limit: count(status.queue_limit),
             workers: count(status.workers),
@@ -261,12 +261,13 @@ impl Status {
         }
     }
 
-    pub(super) fn to_status(&self) -> SignerStatus {
+    /// With the keys as this side knows them: their public halves were judged when they came
+    pub(super) fn to_status(&self, keys: Vec<SignerKey>) -> SignerStatus {
         SignerStatus {
             backend: format!("remote {}", clipped(&self.backend)),
             healthy: self.healthy,
             last_error: Some(clipped(&self.last_error)).filter(|text| !text.is_empty()),
-            keys: self.keys.iter().filter_map(|name| KeyName::new(name).ok()).collect(),
+            keys,
             queued: size(self.queued),
             queue_limit: size(self.queue_limit),
             workers: size(self.workers),
