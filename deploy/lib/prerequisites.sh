@@ -29,6 +29,8 @@ PREREQUISITES_TEST=(
     "openssl|command openssl|an independent judge of certificates"
     "gnutls-bin|command certtool|another independent judge of certificates"
     "strace|command strace|counts system calls of a loaded worker"
+    "util-linux|command nsenter|a namespace with a small disk of its own, which runs full"
+    "mount|command mount|mounts that disk"
     "softhsm2|command softhsm2-util|a PKCS#11 token in software, for the signer"
     "etcd-server|command etcd|three members hold the records of two authorities"
     "etcd-client|command etcdctl|asks those members who leads"
