@@ -148,6 +148,8 @@ fn check_rows(config: &Config, findings: &mut Vec<Finding>) {
     unique("attachment", "listen", sockets, findings);
     let nodes = config.peers.iter().map(|peer| peer.node.as_str().to_owned());
     unique("peer", "node", nodes, findings);
+    let pinned = config.pins.iter().map(|pins| pins.node.as_str().to_owned());
+    unique("pin", "node", pinned, findings);
     for (index, peer) in config.peers.iter().enumerate() {
         if Some(&peer.node) == config.node.name.as_ref() {
             let reason = format!("{:?} is this node's own name", peer.node);

@@ -29,7 +29,7 @@ pub use error::{ConfigError, ConfigErrors, LoadError};
 pub use place::{
     HostProblem, Placement, SOCKET_PATH_BYTES_MAX, Surroundings, node_name_from_host_name,
 };
-pub use rows::{Attachment, Peer, Service};
+pub use rows::{Attachment, Peer, PeerPins, Service};
 pub use sections::{
     CopyAccess, Cores, Etcd, EtcdTls, IoChoice, Listen, Log, LogFormat, Node, Operators, Role,
     Store, Trust, Workers,
@@ -43,7 +43,7 @@ pub const DEFAULT_FILE: &str = include_str!("../defaults/stoqd.toml");
 /// Largest configuration file that is read, in octets
 pub const FILE_BYTES_MAX: usize = 1 << 20;
 
-/// Rows of one kind (`[[service]]`, `[[attachment]]`, `[[peer]]`) that a file may hold
+/// Rows of one kind (`[[service]]`, `[[attachment]]`, `[[peer]]`, `[[pin]]`) that a file may hold
 pub const ROWS_MAX: usize = 4_096;
 
 /// The service name under which `[copy]` is reached; no `[[service]]` may take it
@@ -71,9 +71,11 @@ pub struct Config {
     pub attachments: Vec<Attachment>,
     /// `[[peer]]`: where other nodes are reached
     pub peers: Vec<Peer>,
+    /// `[[pin]]`: the keys that are accepted of single nodes
+    pub pins: Vec<PeerPins>,
     /// `[copy]`: which directories `stoqctl copy` may reach from another node
     pub copy: CopyAccess,
-    /// `[trust]`: who renews this node's certificate, and how old a deny-list may be
+    /// `[trust]`: who renews this node's certificate, how old a deny-list may be, and which keys are accepted
     pub trust: Trust,
     /// `[store]`: where the authority's records are
     pub store: Store,

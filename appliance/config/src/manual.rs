@@ -95,5 +95,6 @@ mod tests {
         assert_eq!(config.services.len(), 2);
         assert_eq!(config.attachments.len(), 1);
         assert_eq!(config.peers.len(), 1);
+        assert_eq!(config.pins.len(), 1);
     }
 }

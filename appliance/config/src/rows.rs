@@ -1,17 +1,19 @@
-//! The sections that may occur many times: `[[service]]`, `[[attachment]]` and `[[peer]]`. Each row becomes one
-//! typed value; what rows must not do to each other (share a name, a socket) is in `check`.
+//! The sections that may occur many times: `[[service]]`, `[[attachment]]`, `[[peer]]` and `[[pin]]`. Each row becomes
+//! one typed value; what rows must not do to each other (share a name, a socket) is in `check`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV6;
 
-use stoq_interface::{Allow, NodeId, ServiceName};
+use stoq_interface::{Allow, NodeId, ServiceName, SpkiSha256};
 use toml::Value;
 
 use crate::address::{self, ServiceAddress, Target};
 use crate::error::Refusal;
 use crate::kind::Kind;
-use crate::schema::ALLOW;
-use crate::value::{allow_value, as_text, parse_allow, parse_name};
+use crate::schema::{ALLOW, PINS_EXAMPLE};
+use crate::value::{
+    allow_value, as_text, list, parse_allow, parse_name, parse_pins, pin_text,
+};
 use crate::{COPY_SERVICE, Config, MEASURE_SERVICE};
 
 /// `[[service]]`: a local program published under a name
@@ -42,6 +44,18 @@ pub struct Peer {
     /// Its data-plane address
     pub address: SocketAddrV6,
 }
+
+/// `[[pin]]`: the keys of a node's chain that are accepted of it
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PeerPins {
+    /// The node
+    pub node: NodeId,
+    /// One of them must be of its certificate, its authority or its root; two at least
+    pub keys: BTreeSet<SpkiSha256>,
+}
+
+/// Pins of one node at most
+const PEER_PINS_MAX: usize = 16;
 
 impl Service {
     /// Refuses what the schema refuses: for services that are published at run time
@@ -117,6 +131,19 @@ pub(crate) const SECTIONS: &[RowSection] = &[
         push: push_peer,
         rows: |config| config.peers.iter().map(peer_row).collect(),
     },
+    RowSection {
+        name: "pin",
+        keys: &[
+            text("node", "beta"),
+            RowKey {
+                name: "keys",
+                kind: Kind::Texts { items_max: PEER_PINS_MAX, example: PINS_EXAMPLE },
+                required: true,
+            },
+        ],
+        push: push_pins,
+        rows: |config| config.pins.iter().map(pins_row).collect(),
+    },
 ];
 
 /// Reads and parses the text of one key
@@ -165,6 +192,18 @@ fn push_peer(config: &mut Config, row: &Row) -> Result<(), RowRefusal> {
     Ok(())
 }
 
+fn push_pins(config: &mut Config, row: &Row) -> Result<(), RowRefusal> {
+    let node = parse(row, "node", parse_name)?;
+    let keys = row.get("keys").map(parse_pins).transpose().map_err(|refusal| ("keys", refusal))?;
+    let keys = keys.unwrap_or_default();
+    if keys.is_empty() {
+        let reason = "without a pin the node would be refused whatever it shows";
+        return Err(("keys", Refusal::new(reason, "write two pins at least, or remove the row")));
+    }
+    config.pins.push(PeerPins { node, keys });
+    Ok(())
+}
+
 fn service_row(service: &Service) -> (String, Row) {
     let row = Row::from([
         ("name", Value::String(service.name.to_string())),
@@ -189,6 +228,14 @@ fn peer_row(peer: &Peer) -> (String, Row) {
         ("address", Value::String(peer.address.to_string())),
     ]);
     (peer.node.to_string(), row)
+}
+
+fn pins_row(pins: &PeerPins) -> (String, Row) {
+    let row = Row::from([
+        ("node", Value::String(pins.node.to_string())),
+        ("keys", list(&pins.keys, pin_text)),
+    ]);
+    (pins.node.to_string(), row)
 }
 
 #[cfg(test)]

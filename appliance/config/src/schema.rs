@@ -12,8 +12,8 @@ use crate::kind::Kind;
 use crate::value::{
     allow_value, as_boolean, as_integer, as_text, auto_or, choice, congestion_label, cores_value,
     list, operators_value, or_word, parse_allow, parse_cores, parse_dns_name, parse_endpoints,
-    parse_file, parse_filter, parse_name, parse_names, parse_operators, parse_prefix, parse_roles,
-    parse_roots, string, unless,
+    parse_file, parse_filter, parse_name, parse_names, parse_operators, parse_pins, parse_prefix,
+    parse_roles, parse_roots, pin_text, string, unless,
 };
 use crate::{Config, IoChoice, LogFormat, Role};
 
@@ -42,7 +42,10 @@ const ROOTS_MAX: usize = 64;
 const AUTHORITIES_MAX: usize = 64;
 const OPERATORS_MAX: usize = 4_096;
 const ENDPOINTS_MAX: usize = 16;
+const PINS_MAX: usize = 64;
 const ALLOWED_NODES_MAX: usize = 4_096;
+/// What a list of pins looks like
+pub(crate) const PINS_EXAMPLE: &str = "[\"spki-sha256:<64 digits>\", \"spki-sha256:<64 digits>\"]";
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -359,6 +362,26 @@ pub(crate) const KEYS: &[Key] = &[
         }
     ),
     parsed!(
+        "trust.root_pins",
+        Kind::Texts { items_max: PINS_MAX, example: PINS_EXAMPLE },
+        Reload,
+        |c| list(&c.trust.root_pins, pin_text),
+        |c, v| {
+            c.trust.root_pins = parse_pins(v)?;
+            Ok(())
+        }
+    ),
+    parsed!(
+        "trust.issuing_pins",
+        Kind::Texts { items_max: PINS_MAX, example: PINS_EXAMPLE },
+        Reload,
+        |c| list(&c.trust.issuing_pins, pin_text),
+        |c, v| {
+            c.trust.issuing_pins = parse_pins(v)?;
+            Ok(())
+        }
+    ),
+    parsed!(
         "store.etcd.endpoints",
         Kind::Texts { items_max: ENDPOINTS_MAX, example: "[\"[2001:db8::1]:2379\"]" },
         Restart,
@@ -503,6 +526,9 @@ mod tests {
                 }
                 Kind::Texts { .. } if key.name == "store.etcd.endpoints" => {
                     list(&["[::1]:2379"], ToString::to_string)
+                }
+                Kind::Texts { .. } if key.name.ends_with("_pins") => {
+                    list(&[[1; 32], [2; 32]], pin_text)
                 }
                 Kind::Texts { .. } => list(&["/srv"], ToString::to_string),
                 Kind::WordOrTexts { words, .. } => string(words[1]),

@@ -6,7 +6,7 @@ use std::net::{Ipv6Addr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use stoq_interface::{Allow, NodeId};
+use stoq_interface::{Allow, NodeId, SpkiSha256};
 
 /// What a node does
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -164,6 +164,10 @@ pub struct Trust {
     pub fail_closed: bool,
     /// Unix socket of the signing process; without one the authority's keys are in files of the state directory
     pub signer_socket: Option<PathBuf>,
+    /// Keys of roots that are accepted; empty: that of whichever root this node trusts
+    pub root_pins: BTreeSet<SpkiSha256>,
+    /// Keys of issuing authorities that are accepted; empty: each that the root has signed
+    pub issuing_pins: BTreeSet<SpkiSha256>,
     /// Whose orders this node's authority carries out when they come from afar
     pub operators: Operators,
 }
@@ -244,6 +248,8 @@ impl Default for Trust {
             deny_list_max_age: Duration::from_secs(900),
             fail_closed: false,
             signer_socket: None,
+            root_pins: BTreeSet::new(),
+            issuing_pins: BTreeSet::new(),
             operators: Operators::default(),
         }
     }

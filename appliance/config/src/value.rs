@@ -6,13 +6,14 @@ use std::net::SocketAddrV6;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use stoq_interface::{Allow, CongestionControl, NameError, NodeId};
+use stoq_interface::{Allow, CongestionControl, NameError, NodeId, SpkiSha256};
 use toml::Value;
 
 use crate::address::{AddressError, parse_absolute_path, parse_remote_address};
 use crate::error::Refusal;
 use crate::{Cores, Operators, Role};
 
+const PIN_PREFIX: &str = "spki-sha256:";
 const FILTER_BYTES_MAX: usize = 1_024;
 const PREFIX_BYTES_MAX: usize = 256;
 
@@ -264,6 +265,50 @@ pub(crate) fn parse_file(text: &str) -> Result<PathBuf, Refusal> {
     })
 }
 
+/// The hash of a public key as pins write it
+pub(crate) fn pin_text(pin: &SpkiSha256) -> String {
+    let digits: String = pin.iter().map(|octet| format!("{octet:02x}")).collect();
+    format!("{PIN_PREFIX}{digits}")
+}
+
+/// One way to write each: lower-case digits, and all 64 of them
+fn parse_pin(text: &str) -> Result<SpkiSha256, Refusal> {
+    let refused = || {
+        let remedy = "write \"spki-sha256:\" and 64 hexadecimal digits in lower case, as `stoqctl certificate pin \
+                      FILE` prints them: the hash of a public key, not a certificate's fingerprint";
+        Refusal::new(format!("{text:?} is no pin"), remedy)
+    };
+    let digits = text.strip_prefix(PIN_PREFIX).ok_or_else(refused)?.as_bytes();
+    let digit = |octet: &u8| match octet {
+        b'0'..=b'9' => Some(octet - b'0'),
+        b'a'..=b'f' => Some(octet - b'a' + 10),
+        _ => None,
+    };
+    let (pairs, []) = digits.as_chunks::<2>() else { return Err(refused()) };
+    let octets: Option<Vec<u8>> =
+        pairs.iter().map(|[high, low]| Some(digit(high)? << 4 | digit(low)?)).collect();
+    octets.and_then(|octets| octets.try_into().ok()).ok_or_else(refused)
+}
+
+/// Pins, each once; none at all, or one more than is in use
+pub(crate) fn parse_pins(value: &Value) -> Result<BTreeSet<SpkiSha256>, Refusal> {
+    let items = value.as_array().ok_or_else(|| wrong_type(value))?;
+    let mut pins = BTreeSet::new();
+    for item in items {
+        let text = as_text(item)?;
+        if !pins.insert(parse_pin(text)?) {
+            let reason = format!("{text:?} stands there twice");
+            return Err(Refusal::new(reason, "write each pin once"));
+        }
+    }
+    if pins.len() == 1 {
+        let reason = "there is no backup: when the one key is lost or stolen, no node could follow to another";
+        let remedy = "make the next key now, keep it offline, and pin it too";
+        return Err(Refusal::new(reason, remedy));
+    }
+    Ok(pins)
+}
+
 /// Accepts a level, or comma-separated `target=level`; the logger's richer syntax stays closed so that a
 /// mistake is found here and not swallowed there
 pub(crate) fn parse_filter(text: &str) -> Result<String, Refusal> {
@@ -287,6 +332,24 @@ pub(crate) fn parse_filter(text: &str) -> Result<String, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pins_are_written_one_way_and_never_alone() {
+        let pins: BTreeSet<SpkiSha256> = [[0x0a; 32], [0xff; 32]].into();
+        let texts: Vec<String> = pins.iter().map(pin_text).collect();
+        assert_eq!(texts[0], format!("spki-sha256:{}", "0a".repeat(32)));
+        let of = |texts: &[&str]| parse_pins(&list(texts, ToString::to_string));
+        assert_eq!(of(&[&texts[0], &texts[1]]), Ok(pins));
+        assert_eq!(of(&[]), Ok(BTreeSet::new()));
+        assert!(of(&[&texts[0]]).unwrap_err().reason.contains("no backup"));
+        assert!(of(&[&texts[0], &texts[0]]).unwrap_err().reason.contains("twice"));
+        let capitals = texts[0].replace('a', "A");
+        let short = &texts[0][..texts[0].len() - 1];
+        let fingerprint = &texts[0]["spki-".len()..];
+        for wrong in ["", "spki-sha256:", short, fingerprint, &capitals, &format!("{}0", texts[0])] {
+            assert!(of(&[wrong, &texts[1]]).unwrap_err().reason.contains("is no pin"), "{wrong}");
+        }
+    }
 
     #[test]
     fn filters() {

@@ -128,7 +128,7 @@ fn a_cluster_beyond_this_host_is_encrypted_and_proves_itself() {
     one(
         "[store.sqlite]\n",
         "stoqd.toml:1:8: store.sqlite: unknown section; known here: node, listen, workers, transport, \
-         limits, copy, trust, store.etcd, log, service, attachment, peer",
+         limits, copy, trust, store.etcd, log, service, attachment, peer, pin",
     );
     one(
         "store = 1\n",
@@ -198,6 +198,38 @@ fn rules_between_keys_point_at_a_key_of_the_file() {
         "stoqd.toml:2:1: listen.metrics: [::1]:8443 is the address of listen.enrollment; \
          give each its own port",
     );
+}
+
+#[test]
+fn pins_are_strict_and_have_a_backup() {
+    let pin = |digit: &str| format!("\"spki-sha256:{}\"", digit.repeat(64));
+    let trust = |pins: &str| format!("[trust]\nissuing_pins = [{pins}]\n");
+    one(
+        &trust(&pin("1")),
+        "stoqd.toml:2:16: trust.issuing_pins: there is no backup: when the one key is lost or stolen, \
+         no node could follow to another; make the next key now, keep it offline, and pin it too",
+    );
+    let twice = errors(&trust(&format!("{0}, {0}", pin("1"))));
+    assert!(twice[0].ends_with("stands there twice; write each pin once"), "{twice:?}");
+    let fingerprint = pin("1").replace("spki-", "");
+    let wrong = errors(&trust(&format!("{fingerprint}, {}", pin("2"))));
+    assert!(wrong[0].starts_with("stoqd.toml:2:16: trust.issuing_pins: \"sha256:11"), "{wrong:?}");
+    assert!(wrong[0].contains("is no pin; write \"spki-sha256:\""), "{wrong:?}");
+    let row = format!("[[pin]]\nnode = \"beta\"\nkeys = [{}, {}]\n", pin("1"), pin("2"));
+    let config = Config::parse("x", &row).unwrap();
+    assert_eq!(config.pins[0].keys, [[0x11; 32], [0x22; 32]].into());
+    one(
+        &format!("{row}{row}"),
+        "stoqd.toml:5:1: pin.node: \"beta\" stands in row 1 of [[pin]] already; \
+         remove one of the two rows",
+    );
+    one(
+        "[[pin]]\nnode = \"beta\"\nkeys = []\n",
+        "stoqd.toml:3:1: pin.keys: without a pin the node would be refused whatever it shows; \
+         write two pins at least, or remove the row",
+    );
+    let alone = errors(&format!("[[pin]]\nnode = \"beta\"\nkeys = [{}]\n", pin("1")));
+    assert!(alone[0].starts_with("stoqd.toml:3:1: pin.keys: there is no backup"), "{alone:?}");
 }
 
 #[test]
@@ -326,6 +358,11 @@ io = "system_calls"
 [transport]
 congestion_control = "bbr2"
 pacing = true
+[trust]
+root_pins = [
+    "spki-sha256:aa11111111111111111111111111111111111111111111111111111111111111",
+    "spki-sha256:0011111111111111111111111111111111111111111111111111111111111111",
+]
 [copy]
 roots = ["/srv/data", "/srv/it's \"quoted\""]
 allow = ["beta", "gamma"]
@@ -344,6 +381,12 @@ listen = "[::1]:5432"
 [[peer]]
 node = "beta"
 address = "[2001:db8::2]:8444"
+[[pin]]
+node = "beta"
+keys = [
+    "spki-sha256:aa22222222222222222222222222222222222222222222222222222222222222",
+    "spki-sha256:0022222222222222222222222222222222222222222222222222222222222222",
+]
 "#;
     let config = Config::parse("full", text).unwrap();
     let again = Config::parse("written", &config.effective_toml()).unwrap();

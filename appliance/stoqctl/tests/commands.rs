@@ -57,10 +57,10 @@ impl House {
     /// The smallest backup there can be: of an authority whose journal is empty
     fn take_a_backup(&self) {
         let directory = self.path("authority");
-        std::fs::create_dir(&directory).unwrap();
-        stoq_store::Journal::create(&directory.join("journal")).unwrap();
+        std::fs::create_dir_all(directory.join("ca")).unwrap();
+        stoq_store::Journal::create(&directory.join("ca/journal")).unwrap();
         let instance = fake::node("alpha");
-        let source = BackupSource { directory, instance, with_keys: false };
+        let source = BackupSource { directory, instance, keys: None };
         take(&source, &self.path("taken"), std::time::SystemTime::now()).unwrap();
     }
 
@@ -114,8 +114,9 @@ const PROOF: &str = "FIXTURE/proof.txt --certificate FIXTURE/chain.pem --key FIX
 const LOCAL: &[&str] = &[
     "root",
     "certificate verify",
+    "certificate pin",
     "log verify",
-    "backup check",
+    "backup verify",
     "backup restore",
     "config check",
     "config default",
@@ -161,6 +162,12 @@ const COMMANDS: &[(&str, &str, &str)] = &[
     ("ca register", "service shop --owner beta --address fd00::2", "ca.register"),
     ("ca unregister", "service shop", "ca.unregister"),
     ("ca registrations", "--profile service", "ca.registrations"),
+    ("ca key list", "", "ca.key-list"),
+    ("ca key request", "issuing-2 --out {}/issuing-2.csr", "ca.key-request"),
+    ("ca key prepare", "issuing-2 --certificate FIXTURE/root.pem", "ca.key-prepare"),
+    ("ca key activate", "issuing-2 --at-once", "ca.key-activate"),
+    ("ca key taint", "issuing --compromised", "ca.key-taint"),
+    ("ca key revoke", "issuing --cut-off", "ca.key-revoke"),
     ("ca authorities", "", "ca.authorities"),
     ("ca export", "", "ca.export"),
     ("ca trust", "FIXTURE/chain.pem", "ca.trust"),
@@ -174,6 +181,7 @@ const COMMANDS: &[(&str, &str, &str)] = &[
     ("certificate show", "0badcafe", "certificate.show"),
     ("certificate revoke", "0badcafe --reason key-compromise", "certificate.revoke"),
     ("certificate verify", "FIXTURE/chain.pem --root FIXTURE/root.pem", "certificate.verify"),
+    ("certificate pin", "FIXTURE/chain.pem", "certificate.pin"),
     ("token create", "beta --lifetime 10m", "token.create"),
     ("token list", "", "token.list"),
     ("token revoke", "4f9c", "token.revoke"),
@@ -184,7 +192,7 @@ const COMMANDS: &[(&str, &str, &str)] = &[
     ("signer status", "", "signer.status"),
     ("signer test", "", "signer.test"),
     ("backup create", "{}/backup", "backup.create"),
-    ("backup check", "{}/taken", "backup.check"),
+    ("backup verify", "{}/taken", "backup.verify"),
     ("backup restore", "{}/taken --to {}/restored --high-water {}/high-water", "backup.restore"),
     ("root init", "--directory {}/root --offline", "root.init"),
     ("root fingerprint", "--directory {}/root", "root.fingerprint"),
@@ -396,6 +404,10 @@ fn what_makes_no_sense_is_2_and_never_reaches_the_daemon() {
         "log level",
         "crl show x",
         "backup create relative",
+        "backup create {}/backup --passphrase-file {}/file",
+        "ca key prepare issuing-2 --certificate FIXTURE/proof.txt --certificate FIXTURE/root.pem",
+        "ca key request issuing-2",
+        "certificate pin FIXTURE/log.pem",
         "config explain no.such.key",
         "completion powershell",
     ] {
@@ -434,6 +446,17 @@ fn requests_carry_what_was_typed() {
             json!({"service": "web", "node": "beta", "listen": "[::1]:0"}),
         ),
         ("service remove web", "service.remove", json!({"name": "web", "node": null})),
+        (
+            "ca key activate issuing-2",
+            "ca.key-activate",
+            json!({"name": "issuing-2", "at_once": false}),
+        ),
+        (
+            "ca key revoke issuing --cut-off",
+            "ca.key-revoke",
+            json!({"name": "issuing", "cut_off": true}),
+        ),
+        ("crl show 0 --issuer ab", "crl.show", json!({"shard": 0, "issuer_key_id": "ab"})),
         ("session replace 1f", "session.replace", json!({"session": {"id": "1f"}})),
         ("session close --peer beta", "session.close", json!({"session": {"peer": "beta"}})),
         (
@@ -770,8 +793,13 @@ fn a_backup_is_checked_and_restored_into_an_empty_place_only() {
     let restored = house.run(restore).expect(0).json();
     assert_eq!(restored[0]["to_adopt"], Value::Null);
     assert_eq!(house.run(restore).expect(8).json()[0]["error"]["code"], "occupied");
-    house.run("backup check {}/restored").expect(1);
-    let journal = house.path("taken/journal");
+    house.run("backup verify {}/restored").expect(1);
+    let taken = house.run("backup verify {}/taken --json").expect(0).json();
+    assert_eq!(taken[0]["keys"], json!([]));
+    std::fs::write(house.path("file"), "four words are enough\n").unwrap();
+    let keys = "backup verify {}/taken --with-keys --passphrase-file {}/file --json";
+    assert_eq!(house.run(keys).expect(8).json()[0]["error"]["code"], "no-keys-in-it");
+    let journal = house.path("taken/ca/journal");
     let file = std::fs::read_dir(&journal).unwrap().next().unwrap().unwrap().path();
     let mut content = std::fs::read(&file).unwrap();
     content[0] ^= 1;

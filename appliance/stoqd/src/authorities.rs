@@ -38,10 +38,12 @@ pub async fn recall(node: &Arc<Node>) {
 /// Learns for as long as the daemon lives; begins again when the node has another identity
 pub async fn drive(node: Arc<Node>) {
     let mut identity = node.identity_changed();
+    let mut issuing = node.issuing_changed();
     let mut known = node.known.changes();
     let mut records = shared_records(&node);
     loop {
         identity.mark_unchanged();
+        issuing.mark_unchanged();
         begin(&node).await;
         let mut round = Instant::now();
         loop {
@@ -70,6 +72,8 @@ pub async fn drive(node: Arc<Node>) {
                     Ok(()) => break,
                     Err(_) => return,
                 },
+                // The own authority may speak with another key now. An error cannot be: the node holds the other end.
+                _changed = issuing.changed() => break,
             }
         }
     }

@@ -13,8 +13,10 @@ use stoq_config::Config;
 use stoq_interface::{LogKey, Transparency};
 use stoq_trustchain::NodeIdentity;
 use stoq_trustchain::audit::{ANCHOR_INTERVAL, Anchoring, AuditLog};
+use stoq_trustchain::backup::{Behind, HighWaterFile};
+use stoq_trustchain::ca::keys::{IssuingKeys, KEY_SPREAD, KeyError};
 use stoq_trustchain::ca::replay::{Replay, ReplayError};
-use stoq_trustchain::ca::revoke::{RevocationSettings, Revocations, StartError};
+use stoq_trustchain::ca::revoke::{AdoptAtStart, RevocationSettings, Revocations, StartError};
 use stoq_trustchain::ca::{
     Activation, Ca, CaError, CaSettings, Credential, IssueRequest, Mode, Parts, Refusal,
     Registration,
@@ -23,8 +25,9 @@ use stoq_trustchain::calls::{Asker, CallDesk, CallParts, CallPolicy, Operators, 
 use stoq_trustchain::http::{HttpsServer, HttpsSettings};
 use stoq_trustchain::key_slots::KeySlots;
 use stoq_trustchain::mesh::KnownAuthorities;
+use stoq_trustchain::revocation::{ListSigner, SignerError, Signers};
 use stoq_trustchain::rotation::{Failure, RequestKind};
-use stoq_trustchain::signer::KeyName;
+use stoq_trustchain::signer::{KeyName, Signer};
 
 use crate::backend::Desk;
 use crate::certifier::{Answering, Ask, Certified, Certifier, Declined, Suggested, failure_of};
@@ -53,15 +56,29 @@ pub enum AuthorityProblem {
     /// Revocation
     #[error(transparent)]
     Revocation(#[from] StartError),
+    /// The issuing keys
+    #[error(transparent)]
+    Keys(#[from] KeyError),
     /// The inventory
     #[error(transparent)]
     Records(#[from] RecordsProblem),
+    /// The journal is not the latest
+    #[error(transparent)]
+    Behind(#[from] Behind),
+    /// What it published last
+    #[error("the deny-list that was published last: {0}")]
+    Published(std::io::Error),
+    /// Who signed that
+    #[error(transparent)]
+    Signer(#[from] SignerError),
 }
 
 /// How the authority is to run
 pub struct Opening<'a> {
     /// Its keys and books
     pub own: &'a OwnAuthority,
+    /// What its journal says, where there is one
+    pub journal: Option<Replay>,
     /// Below which directory it keeps its state
     pub state: &'a Path,
     /// How the node is set up
@@ -83,6 +100,8 @@ pub struct Running {
     /// Revokes
     pub revocations: Revocations,
     audit: AuditLog,
+    issuing_keys: IssuingKeys,
+    own: OwnAuthority,
     calls: CallDesk,
     directory: PathBuf,
     high_water: PathBuf,
@@ -93,25 +112,29 @@ impl Running {
     /// Opens the authority, and makes its journal and log where there are none. Blocks; call it where a runtime
     /// is.
     pub fn open(opening: Opening<'_>) -> Result<Self, AuthorityProblem> {
-        let Opening { own, state, config, https, production, clock, known } = opening;
-        let directory = state.join("authority");
+        let Opening { own, journal, state, config, https, production, clock, known } = opening;
         let instance = own.subject().node().clone();
         let base = base_uri(&instance, https);
         let settings = CaSettings {
             mode: if production { Mode::Production } else { Mode::default() },
             clock: Arc::new(move || clock.now()),
-            ..CaSettings::new(directory.join("ca"), instance, base)
+            ..CaSettings::new(own.home.join("ca"), instance, base)
         };
-        let (ca_directory, journal) = (settings.directory.clone(), settings.journal_directory());
-        let (signer, log_key) = (Arc::clone(&own.signer), KeyName::log());
+        let ca_directory = settings.directory.clone();
+        let signer: Arc<dyn Signer> = own.guard.clone();
+        let log_key = KeyName::log();
         let start = &stoq_store::named_thread;
         if !Ca::exists(&settings) {
             crate::identity::private_directory(&ca_directory)?;
             Ca::create(&settings, &signer, &log_key, start)?;
         }
-        let replay = Replay::read(&journal)?;
-        let records = records::open(&config.store.etcd, &directory)?;
+        let replay = match journal {
+            Some(replay) => replay,
+            None => Replay::read(&settings.journal_directory())?,
+        };
         let high_water = state.join("revocation-high-water.json");
+        let adopt = list_to_adopt(own, &replay, &high_water, state)?;
+        let records = records::open(&config.store.etcd, &own.home)?;
         let revoking =
             RevocationSettings::new(settings.sharding, settings.crl_base_uri(), high_water.clone());
         let parts = Parts {
@@ -129,7 +152,11 @@ impl Running {
             replay.audit.clone(),
             Arc::new(move || clock.now()),
         );
-        let revocations = Revocations::start(&ca, audit.clone(), replay, revoking, None)?;
+        let revocations = Revocations::start(&ca, audit.clone(), replay, revoking, adopt)?;
+        let (guard, spread) = (Arc::clone(&own.guard), KEY_SPREAD);
+        let starting =
+            IssuingKeys::start(&ca, guard, audit.clone(), revocations.clone(), spread);
+        let issuing_keys = tokio::runtime::Handle::current().block_on(starting)?;
         let calls = CallDesk::new(CallParts {
             ca: ca.clone(),
             revocations: revocations.clone(),
@@ -142,6 +169,8 @@ impl Running {
             ca,
             revocations,
             audit,
+            issuing_keys,
+            own: own.clone(),
             calls,
             directory: ca_directory,
             high_water,
@@ -155,6 +184,9 @@ impl Running {
             ca: self.ca.clone(),
             audit: self.audit.clone(),
             revocations: self.revocations.clone(),
+            issuing_keys: self.issuing_keys.clone(),
+            keys: Arc::clone(&self.own.keys),
+            home: self.own.home.clone(),
             directory: self.directory.clone(),
             high_water: self.high_water.clone(),
         }
@@ -209,6 +241,37 @@ impl Running {
             tracing::error!(%refusal, "the authority could not finish everything");
         }
     }
+}
+
+/// Compares the journal with what is remembered apart from it, before anything is issued from it. What is missing
+/// can be nothing but what a deny-list brings back, and then that list is returned: the last that was published, as
+/// this node keeps it for itself.
+fn list_to_adopt(
+    own: &OwnAuthority,
+    replay: &Replay,
+    high_water: &Path,
+    state: &Path,
+) -> Result<Option<AdoptAtStart>, AuthorityProblem> {
+    let seen = HighWaterFile::open(high_water).map_err(|source| {
+        let path = high_water.to_owned();
+        AuthorityProblem::Revocation(StartError::HighWater { path, source })
+    })?;
+    let Err(behind) = seen.held().check(replay) else { return Ok(None) };
+    if !behind.is_mended_by_adopting() {
+        return Err(behind.into());
+    }
+    let instance = own.subject().node();
+    let published = crate::revocation::last_stored(state, instance);
+    let Some((document, mut signers)) = published.map_err(AuthorityProblem::Published)? else {
+        return Err(behind.into());
+    };
+    let known = replay.issuing_keys.all();
+    let known = known.iter().map(|key| &key.certificate_der[..]);
+    for issuing_der in known.chain([own.authority.certificate_der()]) {
+        signers.push(ListSigner::from_certificate(instance.clone(), issuing_der)?);
+    }
+    let signers = Signers::new(signers)?;
+    Ok(Some(AdoptAtStart { document, signers, adopted_by: ACTOR.into() }))
 }
 
 /// Whose orders are taken from afar

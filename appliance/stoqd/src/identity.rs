@@ -8,14 +8,24 @@ use std::time::{Duration, SystemTime};
 
 use stoq::NodeId;
 use stoq_trustchain::ca::IssuingAuthority;
+use stoq_trustchain::ca::replay::{Replay, ReplayError};
 use stoq_trustchain::key_slots::{Found, KeySlots};
 use stoq_trustchain::node_identity::IdentityError;
-use stoq_trustchain::signer::remote::RemoteSettings;
-use stoq_trustchain::signer::{KeyName, Pool, PoolSettings, RemoteSigner, Signer, SoftSettings};
-use stoq_trustchain::{Authority, Fingerprint, Ipv6Subtree, NodeIdentity, Subject, TokenStore};
+use stoq_trustchain::root::refuse_root_key_on_node;
+use stoq_trustchain::signer::{Signer, StateGuard};
+use stoq_trustchain::{Fingerprint, NodeIdentity, Subject, TokenStore};
+
+use crate::issuer::{self, Signing};
 
 /// Remaining validity below which an operator is told: by then a successor should long be here
 pub const WARN_BELOW: Duration = Duration::from_secs(6 * 3_600);
+
+/// Where the journal of the own authority is, below its directory
+pub const JOURNAL: &str = "ca/journal";
+/// What a node in production is told that has neither joined nor an authority of its own
+const NOBODY: &str = "it has joined no mesh, and production makes no root on a node: join with a token (`stoqctl node \
+                      join TOKEN`), or have a root made elsewhere certify an authority here before stoqd starts \
+                      (`stoqctl root request-issuing`, `sign-issuing`, `install-issuing`)";
 
 /// Why there is no identity
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +48,18 @@ pub enum OpenError {
     /// What signs with them
     #[error(transparent)]
     Signer(#[from] stoq_trustchain::signer::SignerError),
+    /// The root, or its key where it does not belong
+    #[error(transparent)]
+    Root(#[from] stoq_trustchain::root::RootError),
+    /// A certificate file
+    #[error(transparent)]
+    Certificate(#[from] stoq_trustchain::certificate::CertificateError),
+    /// The request for another certificate of the issuing key
+    #[error(transparent)]
+    Request(#[from] stoq_trustchain::signer::IssuingKeyError),
+    /// The authority's journal
+    #[error(transparent)]
+    Journal(#[from] ReplayError),
     /// The certificate's addresses
     #[error(transparent)]
     Subject(#[from] stoq_trustchain::profile::SubjectError),
@@ -54,12 +76,16 @@ pub enum OpenError {
 /// The authority of this node with its books
 #[derive(Clone, Debug)]
 pub struct OwnAuthority {
-    /// Its certificate, root and key
+    /// Its certificate, root and key, as they were when the daemon started
     pub authority: Arc<IssuingAuthority>,
-    /// What signs with its keys
-    pub signer: Arc<dyn Signer>,
+    /// What signs with its keys, as their states allow
+    pub guard: Arc<StateGuard>,
+    /// The keys themselves
+    pub keys: Arc<dyn Signer>,
     /// Join tokens
     pub tokens: Arc<TokenStore>,
+    /// Its directory: certificates, keys where they are in files, and its state
+    pub home: PathBuf,
     subject: Subject,
     directory: PathBuf,
 }
@@ -129,17 +155,25 @@ pub struct Opened {
     pub identity: Option<NodeIdentity>,
     /// Why there is none
     pub problem: Option<String>,
+    /// What the own authority's journal says, where there is one
+    pub journal: Option<Replay>,
 }
 
 /// Opens what there is: a joined identity comes first; otherwise the own authority, made if need be. A joined
 /// identity that cannot be used is not replaced by the own one: the node would be somebody else.
+///
+/// In production no root's key may be on the node, and so no authority is made: without one the node is nobody until
+/// it joins.
 pub fn open(
     state: &Path,
     node: &NodeId,
     stoq_address: SocketAddrV6,
     signer_socket: Option<&Path>,
+    production: bool,
     now: SystemTime,
 ) -> Result<Opened, OpenError> {
+    let home = state.join("authority");
+    refuse_root_key_on_node(&home, production)?;
     let joined = joined_directory(state);
     if !joined.exists() && replaced_directory(state).exists() {
         // The last join was cut off between its two renames.
@@ -149,50 +183,38 @@ pub fn open(
     if slots.is_present() {
         return Ok(opened(Source::Joined, &slots, now));
     }
-    let directory = state.join("authority");
-    private_directory(&directory)?;
-    let signer = open_signer(&directory, signer_socket, now)?;
-    let authority = IssuingAuthority::load(&directory, signer.clone(), &KeyName::issuing(), now)?;
+    if production && !home.join(issuer::CERTIFICATE_FILE).exists() {
+        let (source, problem) = (Source::Joined, Some(NOBODY.to_owned()));
+        return Ok(Opened { source, identity: None, problem, journal: None });
+    }
+    private_directory(&home)?;
+    let journal = home.join(JOURNAL);
+    let journal = journal.is_dir().then(|| Replay::read(&journal)).transpose()?;
+    let Signing { authority, guard, keys } =
+        issuer::open(&home, journal.as_ref(), signer_socket, now)?;
     let addresses = (!stoq_address.ip().is_unspecified()).then_some(*stoq_address.ip());
     let own = OwnAuthority {
         authority: Arc::new(authority),
-        signer,
+        guard,
+        keys,
         tokens: Arc::new(TokenStore::open(&state.join("tokens"))?),
+        home,
         subject: Subject::new(node.clone(), addresses)?,
         directory: state.join("identity"),
     };
     let source = Source::Own(own);
     let slots = source.key_slots(state);
-    Ok(Opened { problem: None, ..opened(source, &slots, now) })
-}
-
-/// What signs for the authority: a process of its own where one is named, else keys in files. Only then is the
-/// root kept here too, made with the authority where there is none yet.
-fn open_signer(
-    directory: &Path,
-    socket: Option<&Path>,
-    now: SystemTime,
-) -> Result<Arc<dyn Signer>, OpenError> {
-    if let Some(socket) = socket {
-        let uid = std::os::unix::fs::MetadataExt::uid(
-            &std::fs::metadata(socket)
-                .map_err(|cause| OpenError::Directory { path: socket.to_owned(), cause })?,
-        );
-        let settings = RemoteSettings::new(socket.to_owned(), uid);
-        return Ok(Arc::new(RemoteSigner::connect(settings)?));
-    }
-    // Makes root and authority, and renews the authority's certificate while the root is at hand.
-    drop(Authority::open_or_create(directory, Ipv6Subtree::ALL, now)?);
-    let names = [KeyName::issuing(), KeyName::log()];
-    let keys = SoftSettings::read_or_create(directory, &names)?;
-    Ok(Arc::new(Pool::start(Arc::new(keys), PoolSettings::default())?))
+    Ok(Opened { problem: None, journal, ..opened(source, &slots, now) })
 }
 
 /// What the certificates on disk make of the node
 fn opened(source: Source, slots: &KeySlots, now: SystemTime) -> Opened {
     let found = match source.find(slots, now) {
         Ok(found) => found,
-        Err(error) => return Opened { source, identity: None, problem: Some(error.to_string()) },
+        Err(error) => {
+            let problem = Some(error.to_string());
+            return Opened { source, identity: None, problem, journal: None };
+        }
     };
     let identity = found.turns(now).0.map(|current| current.identity.clone());
     let last = || {
@@ -200,7 +222,7 @@ fn opened(source: Source, slots: &KeySlots, now: SystemTime) -> Opened {
         reason.unwrap_or_else(|| "none is in force; look at the clock of this host".into())
     };
     let problem = identity.is_none().then(last);
-    Opened { source, identity, problem }
+    Opened { source, identity, problem, journal: None }
 }
 
 /// Where the next join makes its identity: empty, but for what an interrupted join under way left

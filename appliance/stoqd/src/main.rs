@@ -12,6 +12,8 @@ mod clock;
 mod command_line;
 mod copy;
 mod identity;
+mod issuer;
+mod issuing_keys;
 mod list_age;
 mod logging;
 mod logs;
@@ -19,6 +21,7 @@ mod measure;
 mod node;
 mod notify;
 mod peers;
+mod pins;
 mod records;
 mod reload;
 mod revocation;
@@ -33,7 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser as _;
-use stoq_admin::{AdminSocket, ServerLimits, bind_metrics, serve, serve_metrics};
+use stoq_admin::{AdminSocket, Caller, ServerLimits, bind_metrics, serve, serve_metrics};
 use stoq_config::Role;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -160,6 +163,7 @@ async fn serve_until_told(
     start_https(&node, &mut tasks, stopping()).await?;
     authorities::recall(&node).await;
     tasks.spawn(logs_until(Arc::clone(&node), stopping()));
+    tasks.spawn(issuing_keys_until(Arc::clone(&node), stopping()));
     tasks.spawn(rotation_until(Arc::clone(&node), stopping()));
     tasks.spawn(revocations_until(Arc::clone(&node), stopping()));
     tasks.spawn(authorities_until(Arc::clone(&node), stopping()));
@@ -167,7 +171,9 @@ async fn serve_until_told(
     tasks.spawn(transfers_until(Arc::clone(&node), stopping()));
     tasks.spawn(measurements_until(Arc::clone(&node), stopping()));
     let desk = node.authority.as_ref().map(|running| Arc::new(running.desk()));
-    let admin = Arc::new(Admin(Arc::clone(&node), desk));
+    // Whoever runs the daemon sends the signals that it heeds.
+    let user = Caller::user(rustix::process::geteuid().as_raw());
+    let admin = Arc::new(Admin(Arc::clone(&node), desk, user));
     let limits = ServerLimits::default();
     tasks.spawn(serve(admin_socket, Arc::clone(&admin), limits.clone(), stopping()));
     if let Some(address) = metrics_address {
@@ -231,6 +237,13 @@ async fn measurements_until(node: Arc<Node>, stopping: impl Future<Output = ()>)
 async fn logs_until(node: Arc<Node>, stopping: impl Future<Output = ()>) {
     tokio::select! {
         () = logs::drive(node) => {}
+        () = stopping => {}
+    }
+}
+
+async fn issuing_keys_until(node: Arc<Node>, stopping: impl Future<Output = ()>) {
+    tokio::select! {
+        () = issuing_keys::drive(node) => {}
         () = stopping => {}
     }
 }

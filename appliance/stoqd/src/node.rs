@@ -15,11 +15,11 @@ use stoq::{
 };
 use stoq_admin::api::{PeerSource, ServiceOrigin};
 use stoq_config::{Config, Cores, IoChoice, Placement, Role, Target};
-use stoq_interface::{Denied, Freshness, LogKey, Pins, Transparency};
+use stoq_interface::{Denied, Freshness, LogKey, Transparency};
 use stoq_memory::host_topology;
 use stoq_trustchain::key_slots::KeySlots;
 use stoq_trustchain::mesh::{AuthorityStatement, KnownAuthorities};
-use stoq_trustchain::revocation::ListSigner;
+use stoq_trustchain::revocation::{KeyId, ListSigner};
 use stoq_trustchain::{EnrolledNode, Fingerprint, NodeIdentity};
 use stoq_udp::SocketError;
 use tokio::sync::watch;
@@ -33,6 +33,7 @@ use crate::list_age::ListAge;
 use crate::logging::Logging;
 use crate::measure::{self, Measurements};
 use crate::peers::{Addresses, Peers};
+use crate::pins::{self, PinProblem};
 use crate::revocation::Lists;
 use crate::rotation::{Notice, RotationHandle};
 use crate::services::Services;
@@ -75,6 +76,9 @@ pub enum NodeError {
     /// The workers
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The pins of the configuration
+    #[error("trust: {0}")]
+    Pins(#[from] PinProblem),
     /// The copy roots
     #[error("copy.roots: {0}")]
     Roots(#[from] crate::copy::CopyError),
@@ -99,13 +103,15 @@ pub struct Identities {
 /// What peers are held to, beside the authorities that come with the node's own certificate
 #[derive(Clone, Debug, Default)]
 struct Trust {
+    /// The authorities behind the certificates that this node has had
     anchors: Vec<TrustAnchor>,
+    /// The issuing keys whose leaves are good, as the authority has named them
+    issuing: Vec<TrustAnchor>,
     transparency: Transparency,
     /// Authorities beside the one behind this node's certificate, and their logs
     others: Vec<TrustAnchor>,
     other_logs: Vec<LogKey>,
     denied: Arc<Denied>,
-    pins: Option<Arc<Pins>>,
     freshness: Option<Freshness>,
 }
 
@@ -144,6 +150,10 @@ pub struct Node {
     identities: Mutex<Identities>,
     /// Counts changes of where the identity comes from
     identity_changed: watch::Sender<u64>,
+    /// Counts changes of the issuing keys whose leaves are good
+    issuing_changed: watch::Sender<u64>,
+    /// Counts deny-lists that came for another reason than that a certificate was revoked
+    list_news: watch::Sender<u64>,
     trust: Mutex<Trust>,
     list_age: Mutex<Option<ListAge>>,
     /// The certificate in force from an epoch on
@@ -182,9 +192,9 @@ impl Node {
         identity::private_directory(directory)?;
         let state_lock = lock(directory)?;
         let now = clock.now();
-        let identity::Opened { source, identity, problem } = {
-            let signer = config.trust.signer_socket.as_deref();
-            identity::open(directory, &placement.node, config.listen.stoq, signer, now)?
+        let identity::Opened { source, identity, problem, journal } = {
+            let (signer, listen) = (config.trust.signer_socket.as_deref(), config.listen.stoq);
+            identity::open(directory, &placement.node, listen, signer, production, now)?
         };
         let state = State::open(directory.join("operator.json"))?;
         let roots = Roots::new(config.copy.roots.clone())?;
@@ -197,6 +207,7 @@ impl Node {
                 let state = directory;
                 Some(Running::open(Opening {
                     own,
+                    journal,
                     state,
                     config,
                     https,
@@ -218,6 +229,7 @@ impl Node {
             }
             (_, _, identity) => (identity, problem),
         };
+        pins::check_at_start(&config, identity.as_ref())?;
         let transparency = authority.as_ref().map(Running::transparency).unwrap_or_default();
         // Whoever insists on a recent list lets nobody in before there is one.
         let whose = match &source {
@@ -260,6 +272,8 @@ impl Node {
             enrollment: Mutex::new(None),
             identities: Mutex::new(Identities { source, identity, problem, name }),
             identity_changed: watch::Sender::new(0),
+            issuing_changed: watch::Sender::new(0),
+            list_news: watch::Sender::new(0),
             trust: Mutex::new(trust),
             list_age: Mutex::new(list_age),
             serials: Mutex::new(serial.into_iter().collect()),
@@ -475,7 +489,12 @@ impl Node {
     pub fn lists(&self) -> Option<Lists> {
         let Identities { source, identity, .. } = self.identities();
         let known = self.known.all();
-        let mut signers: Vec<_> = known.iter().filter_map(|one| one.list_signer().ok()).collect();
+        let mut signers: Vec<ListSigner> = Vec::new();
+        for signer in known.iter().flat_map(AuthorityStatement::list_signers) {
+            if !signers.iter().any(|known| known.key_id() == signer.key_id()) {
+                signers.push(signer);
+            }
+        }
         let own = match (&source, &self.authority) {
             (Source::Own(own), Some(running)) => {
                 Some((own.subject().node().clone(), running.revocations.clone()))
@@ -485,33 +504,55 @@ impl Node {
         // The authority behind this node's certificate, which may not have said anything of itself yet
         let issuer = own.as_ref().map(|(own, _)| own.clone());
         let issuer = issuer.or_else(|| self.authorities().into_iter().next());
-        if let Some((issuer, identity)) = issuer.zip(identity)
-            && let Ok(signer) = ListSigner::from_certificate(issuer, identity.issuing_der())
-            && !signers.iter().any(|known| known.key_id() == signer.key_id())
-        {
-            signers.push(signer);
+        if let Some((issuer, identity)) = issuer.zip(identity) {
+            let issuing = self.issuing();
+            let issuing = issuing.iter().map(|anchor| &anchor.certificate_der[..]);
+            for issuing_der in std::iter::once(identity.issuing_der()).chain(issuing) {
+                if let Ok(signer) = ListSigner::from_certificate(issuer.clone(), issuing_der)
+                    && !signers.iter().any(|known| known.key_id() == signer.key_id())
+                {
+                    signers.push(signer);
+                }
+            }
         }
+        signers.retain(|signer| !self.is_denied(Some(signer.key_id())));
         (!signers.is_empty()).then_some(Lists { own, signers })
+    }
+
+    /// Tells the own authority which others' nodes it serves as well
+    pub fn name_siblings(&self) {
+        if let Some(running) = &self.authority
+            && running.shares_records()
+        {
+            // What they revoke is revoked here too: it is in the records. Their own keys are not.
+            let known = self.known.all();
+            let certificates = known.iter().flat_map(|one| {
+                one.certificates().filter(|der| {
+                    let key = ListSigner::from_certificate(one.instance.clone(), der).ok();
+                    !self.is_denied(key.map(|key| key.key_id()))
+                })
+            });
+            running.ca.set_siblings(certificates.cloned().collect());
+        }
+    }
+
+    fn is_denied(&self, issuer: Option<KeyId>) -> bool {
+        let trust = self.trust.lock().unwrap_or_else(PoisonError::into_inner);
+        issuer.is_none_or(|issuer| trust.denied.issuers.contains(issuer.as_bytes()))
     }
 
     /// Puts into force what is known of other authorities: the leaves they issue are accepted, their logs count, and
     /// whoever follows deny-lists looks again
     pub fn know_authorities(&self) {
         let known = self.known.all();
-        let others = known.iter().filter_map(|one| one.trust_anchor().ok()).collect();
+        let others = known.iter().flat_map(AuthorityStatement::trust_anchors).collect();
         let logs = known.iter().map(AuthorityStatement::log_key).collect();
         self.change_trust(|trust| {
             let changed = trust.others != others || trust.other_logs != logs;
             (trust.others, trust.other_logs) = (others, logs);
             changed
         });
-        if let Some(running) = &self.authority
-            && running.shares_records()
-        {
-            // What they revoke is revoked here too: it is in the records.
-            let certificates = known.into_iter().map(|one| one.issuing_der);
-            running.ca.set_siblings(certificates.collect());
-        }
+        self.name_siblings();
         self.load_peers(&self.config.load());
         self.identity_changed.send_modify(|count| *count += 1);
     }
@@ -556,6 +597,39 @@ impl Node {
             trust.anchors.drain(..over);
             trust.anchors.len() != before || over > 0
         });
+    }
+
+    /// The issuing keys whose leaves are good, as the authority has named them
+    pub fn issuing(&self) -> Vec<TrustAnchor> {
+        self.trust.lock().unwrap_or_else(PoisonError::into_inner).issuing.clone()
+    }
+
+    /// Accepts the leaves of these issuing keys from now on, instead of those named before
+    pub fn set_issuing(&self, issuing: Vec<TrustAnchor>) {
+        let before = self.issuing();
+        self.change_trust(|trust| {
+            let changed = trust.issuing != issuing;
+            trust.issuing = issuing;
+            changed
+        });
+        if self.issuing() != before {
+            self.issuing_changed.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Changes with the issuing keys whose leaves are good
+    pub fn issuing_changed(&self) -> watch::Receiver<u64> {
+        self.issuing_changed.subscribe()
+    }
+
+    /// Changes when the authority may have something to say that is not in its deny-list
+    pub fn list_news(&self) -> watch::Receiver<u64> {
+        self.list_news.subscribe()
+    }
+
+    /// A deny-list came for another reason than that a certificate was revoked
+    pub fn tell_list_news(&self) {
+        self.list_news.send_modify(|count| *count += 1);
     }
 
     /// What peers are held to where the node's own authority certifies it
@@ -768,7 +842,7 @@ fn compose(
         services.insert(name, Allow::AnyEnrolled);
     }
     let mut anchors = identity.map(NodeIdentity::trust).unwrap_or_default();
-    for anchor in trust.anchors.iter().chain(&trust.others) {
+    for anchor in trust.anchors.iter().chain(&trust.issuing).chain(&trust.others) {
         if !anchors.contains(anchor) {
             anchors.push(anchor.clone());
         }
@@ -779,13 +853,15 @@ fn compose(
         let others: Vec<LogKey> = others.collect();
         logs.extend(others);
     }
+    // Every authority here was held to the one root before it was trusted.
+    let pins = pins::of_data_plane(config, identity.map(NodeIdentity::root_der), &anchors);
     ControlSnapshot {
         epoch,
         identity: identity.map(|identity| identity.identity().clone()),
         trust: anchors,
         transparency,
         denied: Arc::clone(&trust.denied),
-        pins: trust.pins.clone(),
+        pins,
         deny_list_freshness: trust.freshness.clone(),
         clock: Default::default(),
         services,

@@ -19,7 +19,12 @@ pub fn merge(current: &Config, next: &Config) -> Config {
         attachments: next.attachments.clone(),
         peers: next.peers.clone(),
         copy: next.copy.clone(),
-        trust: current.trust.clone(),
+        pins: next.pins.clone(),
+        trust: stoq_config::Trust {
+            root_pins: next.trust.root_pins.clone(),
+            issuing_pins: next.trust.issuing_pins.clone(),
+            ..current.trust.clone()
+        },
         store: current.store.clone(),
         log: stoq_config::Log { format: current.log.format, filter: next.log.filter.clone() },
     }

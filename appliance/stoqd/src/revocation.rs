@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stoq::NodeId;
+use stoq_admin::{decode_pem, encode_pem};
 use stoq_interface::Denied;
 use stoq_trustchain::ca::revoke::Revocations;
 use stoq_trustchain::calls::{CallProblem, Client};
 use stoq_trustchain::revocation::{
-    Applied, DenyList, DenyListAction, DenyListSettings, Entry, HighWaterMark, KeyId, ListSigner,
-    NewConnections, SignerError, Signers, SpkiHash, StoreForm,
+    Applied, DenyList, DenyListAction, DenyListSettings, Entry, HighWaterMark, ListSigner,
+    NewConnections, Refusal, SignerError, Signers, SpkiHash, StoreForm,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -33,7 +34,10 @@ const ARRIVALS: usize = 16;
 const DOCUMENTS_LIMIT: usize = 2_048;
 /// Octets of the largest file that is read back
 const FILE_LIMIT_BYTES: u64 = 17 << 20;
+const DIRECTORY: &str = "deny-list";
 const MARK_FILE: &str = "mark.json";
+const KEYS_FILE: &str = "keys.pem";
+const KEY_LABEL: &str = "PUBLIC KEY";
 
 /// Where the deny-lists of a node come from, and which keys sign them: a list for each issuing authority
 #[derive(Clone)]
@@ -108,12 +112,13 @@ struct Arrival {
 
 struct Holder {
     node: Arc<Node>,
+    issuing_changed: watch::Receiver<u64>,
+    /// The keys that sign the lists
+    signers: Vec<ListSigner>,
     list: DenyList,
     directory: PathBuf,
     /// What is known of the lists' age; its end moves with each issue
     age: ListAge,
-    /// The authorities by their keys
-    issuers: Vec<(KeyId, NodeId)>,
     /// What each call is to ask for: everything behind this epoch
     epochs: BTreeMap<NodeId, watch::Sender<u64>>,
 }
@@ -121,6 +126,7 @@ struct Holder {
 impl Holder {
     async fn begin(node: &Arc<Node>, lists: &Lists) -> Result<Self, CannotBegin> {
         let instances = lists.instances();
+        let issuing_changed = node.issuing_changed();
         let signers = Signers::new(lists.signers.clone())?;
         let trust = node.config.load().trust.clone();
         let settings = DenyListSettings {
@@ -128,16 +134,20 @@ impl Holder {
             fail_closed: trust.fail_closed,
             ..DenyListSettings::default()
         };
-        let directory = node.placement.state_directory.join("deny-list");
+        let directory = node.placement.state_directory.join(DIRECTORY);
         let (path, now) = (directory.clone(), node.clock.now());
         let names = instances.clone();
         let stored = tokio::task::spawn_blocking(move || Stored::read(&path, &names)).await?;
         let stored = stored.map_err(|error| CannotBegin::Files(directory.clone(), error))?;
-        let (list, refusals) =
-            DenyList::restore(settings, signers, stored.marks, stored.documents, now);
+        // What is stored was verified when it came. A key that has been retired since, or revoked, does not make that
+        // undone: the node would go without a list until it has a new one.
+        let were = Signers::new(lists.signers.iter().chain(&stored.signers).cloned())?;
+        let (mut list, refusals) =
+            DenyList::restore(settings, were, stored.marks, stored.documents, now);
         for refusal in refusals {
             tracing::error!(%refusal, "a stored deny-list is not used");
         }
+        list.handle_signers(signers, now);
         let epochs: BTreeMap<_, _> =
             instances.iter().map(|name| (name.clone(), watch::Sender::new(0))).collect();
         for (name, epoch) in list.epochs() {
@@ -147,14 +157,11 @@ impl Holder {
         }
         let mut holder = Self {
             node: Arc::clone(node),
+            issuing_changed,
+            signers: lists.signers.clone(),
             list,
             directory,
             age: ListAge::nothing(instances, trust.fail_closed, now),
-            issuers: lists
-                .signers
-                .iter()
-                .map(|signer| (signer.key_id(), signer.instance().clone()))
-                .collect(),
             epochs,
         };
         holder.enforce();
@@ -181,6 +188,8 @@ impl Holder {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 _gone = changed.changed() => return,
+                // An error cannot be: the node holds the other end.
+                _more = self.issuing_changed.changed() => self.take_signers(),
                 arrival = arrivals.recv() => {
                     if let Some(Arrival { instance, document }) = arrival {
                         self.take(&instance, &document);
@@ -191,13 +200,32 @@ impl Holder {
         }
     }
 
+    /// Other issuing keys are in force
+    fn take_signers(&mut self) {
+        let Some(lists) = self.node.lists() else { return };
+        match Signers::new(lists.signers.clone()) {
+            Ok(signers) => {
+                self.list.handle_signers(signers, self.node.clock.now());
+                self.signers = lists.signers;
+                self.publish_age();
+            }
+            Err(error) => tracing::error!(%error, "the signers of deny-lists stay as they are"),
+        }
+    }
+
     fn take(&mut self, instance: &NodeId, document: &[u8]) {
         match self.list.handle_document(document, self.node.clock.now()) {
             Ok(Applied::AlreadyHeld) => {}
-            Ok(Applied::Taken { added: 0 }) => tracing::debug!(%instance, "deny-list confirmed"),
+            Ok(Applied::Taken { added: 0 }) => {
+                tracing::debug!(%instance, "deny-list confirmed");
+                self.node.tell_list_news();
+            }
             Ok(Applied::Taken { added }) => tracing::info!(%instance, added, "deny-list taken"),
             Err(refusal) => {
                 tracing::error!(%instance, %refusal, label = refusal.label(), "deny-list refused");
+                if matches!(refusal, Refusal::UnknownSigner(_)) {
+                    self.node.tell_list_news();
+                }
             }
         }
         for (name, epoch) in self.list.epochs() {
@@ -253,15 +281,26 @@ impl Holder {
             if let Some(key) = entry.target.named_key() {
                 denied.keys.insert(*key.as_bytes());
             }
+            if let Some(issuer) = entry.target.named_issuer() {
+                denied.issuers.insert(*issuer.as_bytes());
+            }
         }
         let (serials, keys) = (denied.serials.len(), denied.keys.len());
+        let issuers = denied.issuers.len();
         let epoch = self.node.set_denied(denied);
-        tracing::info!(serials, keys, epoch, "deny-list in force");
+        tracing::info!(serials, keys, issuers, epoch, "deny-list in force");
         self.publish_age();
     }
 
-    /// This node's own certificate or key may be among them
+    /// This node's own certificate or key may be among them, or the key that issued it
     fn notice_own(&self, revoked: &[Entry]) {
+        for issuer in revoked.iter().filter_map(|entry| entry.target.named_issuer()) {
+            tracing::warn!(%issuer, "an issuing key was revoked");
+            self.node.rotation.tell(Notice::IssuerRevoked(*issuer));
+            self.node.name_siblings();
+            // It is not among those whose leaves are good any more.
+            self.node.tell_list_news();
+        }
         let Some(identity) = self.node.identities().identity else { return };
         let own = &identity.identity().serial;
         let parsed = stoq_trustchain::certificate::parse(identity.leaf_der());
@@ -279,10 +318,10 @@ impl Holder {
 
     fn publish_age(&mut self) {
         self.age.until = self.list.recent_until();
-        let recent = |(key, instance): &(KeyId, NodeId)| {
-            (*key.as_bytes(), self.list.recent_until_of(instance))
+        let recent = |signer: &ListSigner| {
+            (*signer.key_id().as_bytes(), self.list.recent_until_of(signer.instance()))
         };
-        self.age.by_issuer = self.issuers.iter().map(recent).collect();
+        self.age.by_issuer = self.signers.iter().map(recent).collect();
         self.node.set_list_age(self.age.clone());
     }
 
@@ -294,8 +333,10 @@ impl Holder {
         mark: HighWaterMark,
     ) {
         let directory = self.directory.join(instance.as_str());
+        let signers = self.signers.iter().filter(|signer| signer.instance() == instance);
+        let keys: BTreeSet<Vec<u8>> = signers.map(|signer| signer.spki_der().to_vec()).collect();
         let written =
-            tokio::task::spawn_blocking(move || write(&directory, form, &document, &mark));
+            tokio::task::spawn_blocking(move || write(&directory, form, &document, &mark, keys));
         let outcome = written.await.unwrap_or_else(|error| Err(io::Error::other(error)));
         if let Err(error) = outcome {
             // It is in force; a host that starts without it asks for it again.
@@ -377,6 +418,8 @@ async fn ask(node: &Node, instance: &NodeId, held: u64) -> Result<Option<Vec<u8>
 struct Stored {
     marks: Vec<HighWaterMark>,
     documents: Vec<Vec<u8>>,
+    /// The keys that counted when these documents came
+    signers: Vec<ListSigner>,
 }
 
 impl Stored {
@@ -392,6 +435,10 @@ impl Stored {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
+            for spki_der in keys_in(&directory)? {
+                let signer = ListSigner::from_spki(instance.clone(), &spki_der);
+                stored.signers.push(signer.map_err(io::Error::other)?);
+            }
             for path in documents(&directory)? {
                 if std::fs::metadata(&path)?.len() <= FILE_LIMIT_BYTES {
                     stored.documents.push(std::fs::read(path)?);
@@ -399,6 +446,25 @@ impl Stored {
             }
         }
         Ok(stored)
+    }
+}
+
+/// The last document of an instance that is on disk, and the keys that may have signed it
+pub fn last_stored(
+    state: &Path,
+    instance: &NodeId,
+) -> io::Result<Option<(Vec<u8>, Vec<ListSigner>)>> {
+    let stored = Stored::read(&state.join(DIRECTORY), std::slice::from_ref(instance))?;
+    let Stored { mut documents, signers, .. } = stored;
+    Ok(documents.pop().map(|document| (document, signers)))
+}
+
+/// The keys that signed the documents of an instance, SubjectPublicKeyInfo in DER
+fn keys_in(directory: &Path) -> io::Result<Vec<Vec<u8>>> {
+    match std::fs::read_to_string(directory.join(KEYS_FILE)) {
+        Ok(text) => decode_pem(KEY_LABEL, &text).map_err(io::Error::other),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
     }
 }
 
@@ -419,18 +485,27 @@ fn documents(directory: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// The document first and the mark after it: a mark without its list counts as a list that was lost, and the
-/// list without its mark is a list
+/// list without its mark is a list. `keys` are those that may have signed it.
 fn write(
     directory: &Path,
     form: StoreForm,
     document: &[u8],
     mark: &HighWaterMark,
+    mut keys: BTreeSet<Vec<u8>>,
 ) -> io::Result<()> {
     crate::identity::private_directory(directory).map_err(std::io::Error::other)?;
+    let known: BTreeSet<Vec<u8>> = keys_in(directory)?.into_iter().collect();
     let before = match form {
         StoreForm::Replace => documents(directory)?,
-        StoreForm::Append => Vec::new(),
+        StoreForm::Append => {
+            keys.extend(known.iter().cloned());
+            Vec::new()
+        }
     };
+    if keys != known {
+        let text: String = keys.iter().map(|spki_der| encode_pem(KEY_LABEL, spki_der)).collect();
+        replace(directory, KEYS_FILE, text.as_bytes())?;
+    }
     let name = format!("{:020}.list", mark.epoch);
     replace(directory, &name, document)?;
     replace(directory, MARK_FILE, &serde_json::to_vec(mark)?)?;
@@ -454,6 +529,8 @@ fn replace(directory: &Path, name: &str, content: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use stoq_trustchain::{KeyKind, KeyPair};
+
     use super::*;
 
     fn mark(epoch: u64) -> HighWaterMark {
@@ -474,14 +551,20 @@ mod tests {
         let read = || Stored::read(directory.path(), std::slice::from_ref(&alpha)).unwrap();
         assert!(read().documents.is_empty());
         let own = directory.path().join("alpha");
-        write(&own, StoreForm::Replace, b"full", &mark(2)).unwrap();
-        write(&own, StoreForm::Append, b"change", &mark(10)).unwrap();
+        let key = |_| KeyPair::generate(KeyKind::P256).unwrap().spki_der().unwrap();
+        let [one, two] = [0, 1].map(key);
+        let only = |key: &Vec<u8>| BTreeSet::from([key.clone()]);
+        write(&own, StoreForm::Replace, b"full", &mark(2), only(&one)).unwrap();
+        write(&own, StoreForm::Append, b"change", &mark(10), only(&two)).unwrap();
         let stored = read();
         assert_eq!(stored.documents, [b"full".to_vec(), b"change".to_vec()]);
         assert_eq!(stored.marks, [mark(10)]);
-        write(&own, StoreForm::Replace, b"whole", &mark(11)).unwrap();
+        assert_eq!(stored.signers.len(), 2, "the first document still counts by its key");
+        write(&own, StoreForm::Replace, b"whole", &mark(11), only(&two)).unwrap();
         assert_eq!(read().documents, [b"whole".to_vec()]);
-        write(&own, StoreForm::Replace, b"again", &mark(11)).unwrap();
+        let expected = ListSigner::from_spki(alpha.clone(), &two).unwrap();
+        assert_eq!(read().signers, [expected]);
+        write(&own, StoreForm::Replace, b"again", &mark(11), only(&two)).unwrap();
         assert_eq!(read().documents, [b"again".to_vec()]);
         std::fs::write(own.join(MARK_FILE), b"{").unwrap();
         assert!(Stored::read(directory.path(), &[alpha]).is_err(), "damage is not a fresh start");

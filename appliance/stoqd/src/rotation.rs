@@ -13,6 +13,7 @@ use stoq::ConnectionStatus;
 use stoq_trustchain::NodeIdentity;
 use stoq_trustchain::key_slots::{KeySlots, Slotted};
 use stoq_trustchain::node_identity::IdentityError;
+use stoq_trustchain::revocation::KeyId;
 use stoq_trustchain::rotation::{
     Action, Activation, BeginError, Beginning, Connection, Event, Failure, Held, KeySlot,
     RenewalWindow, Request, Rotation, RotationSettings,
@@ -39,6 +40,8 @@ const BEGIN_AGAIN: Duration = Duration::from_secs(30);
 pub enum Notice {
     /// A certificate of this node was revoked
     Revoked(String),
+    /// An issuing key was revoked, and with it whatever it has issued to this node
+    IssuerRevoked(KeyId),
     /// The node has another identity, or other authorities to ask
     BeginAgain,
 }
@@ -238,12 +241,28 @@ impl Driver {
                     Some(Notice::Revoked(serial)) => {
                         self.rotation.handle_revoked(&serial, self.node.clock.look());
                     }
+                    Some(Notice::IssuerRevoked(issuer)) => {
+                        for serial in self.issued_by(issuer) {
+                            tracing::error!(serial, "this node's own certificate was revoked with its issuer");
+                            self.rotation.handle_revoked(&serial, self.node.clock.look());
+                        }
+                    }
                     // `None` cannot be: the node holds the other end.
                     Some(Notice::BeginAgain) | None => return,
                 },
             }
             self.rotation.handle_time(self.node.clock.look());
         }
+    }
+
+    /// Serial numbers of the certificates held that an issuing key has signed
+    fn issued_by(&self, issuer: KeyId) -> Vec<String> {
+        let of_issuer = |identity: &&NodeIdentity| {
+            let leaf = stoq_trustchain::certificate::parse(identity.leaf_der());
+            leaf.is_ok_and(|leaf| KeyId::of_issuer(&leaf) == Ok(issuer))
+        };
+        let found = self.held.values().filter(of_issuer);
+        found.map(|identity| identity.identity().serial.clone()).collect()
     }
 
     async fn carry_out(&mut self) {

@@ -129,6 +129,19 @@ impl Node {
 
     /// Starts the process and waits until it is ready
     pub fn launch(&mut self) {
+        self.spawn();
+        self.wait_ready();
+    }
+
+    /// Starts the process and waits until it answers, ready or not
+    pub fn launch_unready(&mut self) {
+        self.spawn();
+        wait_until("the daemon answers", READY_PATIENCE, || {
+            (self.ctl(&["worker", "list"]).code == 0).then_some(())
+        });
+    }
+
+    fn spawn(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log");
         let stoqd = program("stoqd").into_os_string();
@@ -144,7 +157,6 @@ impl Node {
             .spawn()
             .expect("stoqd starts");
         self.child = Some(child);
-        self.wait_ready();
     }
 
     fn wait_ready(&mut self) {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+mod caller;
 mod client;
 mod error;
 mod listen;
@@ -14,6 +15,7 @@ mod server;
 mod text;
 
 pub use api::Backend;
+pub use caller::Caller;
 pub use client::{Client, ClientError};
 pub use error::{ApiError, ExitCode};
 pub use listen::{AdminSocket, BindError, bind_metrics};

@@ -23,7 +23,7 @@ use crate::api::{
     CopyRun, Envelope, ErrorBody, OPERATIONS, Request, Status, StatusShow, decode, dispatch,
     schema, too_slow,
 };
-use crate::{AdminSocket, ApiError, Backend, NodeGauges, metrics};
+use crate::{AdminSocket, ApiError, Backend, Caller, NodeGauges, metrics};
 
 mod stream;
 
@@ -101,20 +101,23 @@ enum Scope {
 
 trait Accept: Sync {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    /// A connection, and who made it where the kernel knows
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Option<Caller>)>> + Send;
 }
 
 impl Accept for AdminSocket {
     type Stream = tokio::net::UnixStream;
-    async fn accept(&self) -> io::Result<Self::Stream> {
-        self.listener.accept().await.map(|(stream, _)| stream)
+    async fn accept(&self) -> io::Result<(Self::Stream, Option<Caller>)> {
+        let (stream, _) = self.listener.accept().await?;
+        let caller = Caller::of(&stream)?;
+        Ok((stream, Some(caller)))
     }
 }
 
 impl Accept for TcpListener {
     type Stream = tokio::net::TcpStream;
-    async fn accept(&self) -> io::Result<Self::Stream> {
-        TcpListener::accept(self).await.map(|(stream, _)| stream)
+    async fn accept(&self) -> io::Result<(Self::Stream, Option<Caller>)> {
+        TcpListener::accept(self).await.map(|(stream, _)| (stream, None))
     }
 }
 
@@ -139,8 +142,8 @@ async fn run<A: Accept, B: Backend>(
             () = &mut stop => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept(), if may_accept => match accepted {
-                Ok(stream) => {
-                    connections.spawn(serve_connection(Arc::clone(&server), stream));
+                Ok((stream, caller)) => {
+                    connections.spawn(serve_connection(Arc::clone(&server), stream, caller));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the admin interface cannot accept");
@@ -157,14 +160,17 @@ async fn run<A: Accept, B: Backend>(
 }
 
 /// One request per connection: nothing idles, and the limit of connections is one of requests
-async fn serve_connection<B: Backend, S>(server: Arc<Server<B>>, stream: S)
-where
+async fn serve_connection<B: Backend, S>(
+    server: Arc<Server<B>>,
+    stream: S,
+    caller: Option<Caller>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (receive_timeout, scope) = (server.limits.receive_timeout, server.scope);
     let service = hyper::service::service_fn(move |request| {
         let server = Arc::clone(&server);
-        async move { Ok::<_, Infallible>(server.answer(request).await) }
+        async move { Ok::<_, Infallible>(server.answer(request, caller).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -196,33 +202,43 @@ struct Server<B> {
 }
 
 impl<B: Backend> Server<B> {
-    async fn answer(&self, request: HttpRequest<Incoming>) -> Response<Body> {
+    async fn answer(
+        &self,
+        request: HttpRequest<Incoming>,
+        caller: Option<Caller>,
+    ) -> Response<Body> {
         let path = request.uri().path().to_owned();
         match (request.method(), path.as_str()) {
             (&Method::GET | &Method::HEAD, "/healthz") => text(StatusCode::OK, PLAIN_TEXT, "ok\n"),
             (&Method::GET | &Method::HEAD, "/readyz") => self.readiness().await,
             (&Method::GET | &Method::HEAD, "/metrics") => self.metrics().await,
             (_, "/healthz" | "/readyz" | "/metrics") => not_allowed("GET, HEAD"),
-            (_, path) if self.scope == Scope::Operations => match operation_of(path) {
-                Some((noun, verb)) if request.method() == Method::POST => {
-                    self.operate(noun, verb, request.into_body()).await
+            (method, path) if self.scope == Scope::Operations => match (operation_of(path), caller) {
+                (Some(operation), Some(caller)) if method == Method::POST => {
+                    let backend = self.backend.called_by(caller);
+                    self.operate(&backend, operation, request.into_body()).await
                 }
-                Some(_) => not_allowed("POST"),
-                None => no_such_operation(path),
+                (Some(_), _) => not_allowed("POST"),
+                (None, _) => no_such_operation(path),
             },
             (_, path) => no_such_operation(path),
         }
     }
 
-    async fn operate(&self, noun: &str, verb: &str, body: Incoming) -> Response<Body> {
+    async fn operate(
+        &self,
+        backend: &Arc<B>,
+        (noun, verb): (&str, &str),
+        body: Incoming,
+    ) -> Response<Body> {
         let body = match self.receive(body).await {
             Ok(body) => body,
             Err(error) => return refusal(&schema(noun, verb), error),
         };
         if (noun, verb) == (CopyRun::NOUN, CopyRun::VERB) {
-            return self.copy(&body);
+            return self.copy(Arc::clone(backend), &body);
         }
-        match dispatch(&*self.backend, noun, verb, &body).await {
+        match dispatch(&**backend, noun, verb, &body).await {
             Some(Ok(json)) => respond(StatusCode::OK, JSON, Full::from(json).boxed_unsync()),
             Some(Err(error)) => refusal(&schema(noun, verb), error),
             None => no_such_operation(&format!("/v1/{noun}/{verb}")),
@@ -252,7 +268,7 @@ impl<B: Backend> Server<B> {
         }
     }
 
-    fn copy(&self, body: &[u8]) -> Response<Body> {
+    fn copy(&self, backend: Arc<B>, body: &[u8]) -> Response<Body> {
         let schema = CopyRun::schema();
         let request = match decode::<CopyRun>(body) {
             Ok(request) => request,
@@ -271,7 +287,7 @@ impl<B: Backend> Server<B> {
                 ),
             );
         };
-        let body = stream::copy_body(Arc::clone(&self.backend), request, permit);
+        let body = stream::copy_body(backend, request, permit);
         respond(StatusCode::OK, JSON_LINES, body.boxed_unsync())
     }
 

@@ -101,7 +101,9 @@ async fn every_operation_answers_in_its_own_envelope() {
             ("ca", "trust") => r#"{"statement_pem":""}"#,
             ("ca", "operate") => r#"{"authority":"alpha","order_pem":""}"#,
             ("ca", "renew-all") => r#"{"within_seconds":60}"#,
-            ("ca", "trust") => r#"{"statement_pem":""}"#,
+            ("ca", "key-request" | "key-prepare" | "key-activate" | "key-taint" | "key-revoke") => {
+                r#"{"name":"issuing-2"}"#
+            }
             ("certificate", "issue") => r#"{"profile":"node","subject":"a","request_pem":""}"#,
             ("certificate", "show") => r#"{"serial":"0a"}"#,
             ("certificate", "revoke") => r#"{"of":{"serial":"0a"},"reason":"superseded"}"#,
@@ -136,6 +138,20 @@ async fn the_client_gets_typed_replies_and_typed_refusals() {
         Err(ClientError::Refused(error)) => assert_eq!(error, ordered),
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn the_backend_is_told_which_user_asks() {
+    use std::os::unix::fs::MetadataExt as _;
+    let house = House::new();
+    house.client.call(&NodeShow {}).await.unwrap();
+    house.client.copy(&copy("/a"), |_| {}).await.unwrap();
+    // What is no operation is asked for by nobody.
+    exchange(house.raw().await, b"GET /healthz HTTP/1.1\r\nhost: stoqd\r\n\r\n").await;
+    let own = std::fs::metadata("/proc/self").unwrap().uid();
+    let callers = house.fake.callers.lock().unwrap().clone();
+    assert_eq!(callers.iter().map(|caller| caller.uid()).collect::<Vec<_>>(), [own, own]);
+    assert_eq!(callers[0].to_string(), format!("uid={own}"));
 }
 
 #[tokio::test]

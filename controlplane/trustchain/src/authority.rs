@@ -18,7 +18,7 @@ use crate::root::{Root, RootError, authority_params};
 /// Ninety days
 const LIFETIME: Duration = Duration::from_secs(90 * 24 * 3_600);
 /// An authority with an embedded root renews its own certificate when opened with less than this left
-const RENEW_BELOW: Duration = Duration::from_secs(30 * 24 * 3_600);
+pub const RENEW_BELOW: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// For clocks that are slow
 const BACKDATE: Duration = Duration::from_secs(300);
 

@@ -25,6 +25,7 @@ pub mod profile;
 pub mod revocation;
 pub mod root;
 pub mod rotation;
+mod sealing;
 pub mod signer;
 #[cfg(test)]
 mod testing;

@@ -19,7 +19,8 @@ mod shamir;
 mod share;
 mod shared;
 
-pub use share::{Passphrase, SHARES_LIMIT, ShareError, ShareHeader};
+pub use crate::sealing::{Passphrase, PassphraseError};
+pub use share::{SHARES_LIMIT, ShareError, ShareHeader};
 pub use shared::{Shares, init_shared_root, open_shared_root};
 
 /// Ten years

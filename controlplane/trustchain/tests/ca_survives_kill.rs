@@ -282,7 +282,8 @@ async fn check(directory: &Path, said: &Said) {
         assert!(ca.inclusion_proof(newest - 1, PATIENCE).await.unwrap().is_some());
     }
     let mut places = HashSet::new();
-    let (issuer, root) = (ca.authority().certificate_der(), ca.authority().root_der());
+    let authority = ca.authority();
+    let (issuer, root) = (authority.certificate_der(), authority.root_der());
     let issuer_hash = key_hash(issuer).unwrap();
     for (at, (serial, (index, leaf))) in said.certificates.iter().enumerate() {
         assert_eq!(ca.leaf_index(serial), Some(*index), "{serial} is not where it was delivered");

@@ -205,8 +205,9 @@ async fn a_node_that_waits_hears_of_a_revocation_at_once() {
     let revoking_nodes = Allow::Nodes([beta.name()].into_iter().collect());
     serve(&office, &authority, CallPolicy { revoking_nodes, ..CallPolicy::default() });
     let (beta_asks, gamma_asks) = (beta.ask(&authority).await, gamma.ask(&authority).await);
-    let authority_der = office.ca.authority().certificate_der();
-    let signer = ListSigner::from_certificate(office.ca.instance().clone(), authority_der).unwrap();
+    let authority_der = office.ca.authority().certificate_der().to_vec();
+    let instance = office.ca.instance().clone();
+    let signer = ListSigner::from_certificate(instance, &authority_der).unwrap();
     let signers = Signers::new([signer]).unwrap();
     let mut list = DenyList::new(DenyListSettings::default(), signers, SystemTime::now());
     let first = beta_asks.deny_list(0, DEADLINE).await.unwrap().unwrap();

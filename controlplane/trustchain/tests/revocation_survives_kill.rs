@@ -21,7 +21,7 @@ use stoq_trustchain::ca::append::{AppendEntries, Appending};
 use stoq_trustchain::ca::entry::Entry;
 use stoq_trustchain::ca::inventory::Inventory;
 use stoq_trustchain::ca::revoke::{
-    RevocationParts, RevocationSettings, Revocations, RevokeRequest, RevokeTarget, read_journal,
+    Reached, RevocationParts, RevocationSettings, Revocations, RevokeRequest, RevokeTarget, read_journal,
 };
 use stoq_trustchain::ca::{Clock, Refusal};
 use stoq_trustchain::revocation::crl::Sharding;
@@ -106,7 +106,10 @@ async fn revoke(directory: PathBuf, mut next: u64) {
         audit,
         inventory: Inventory::of_records(Arc::new(records)),
         clock,
-        progress: Arc::new(move || (progress.durable_sequence(), 0)),
+        progress: Arc::new(move || Reached {
+            sequence: progress.durable_sequence(),
+            ..Reached::default()
+        }),
         adopt: None,
     };
     let settings = RevocationSettings {

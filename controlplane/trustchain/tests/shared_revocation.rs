@@ -25,7 +25,7 @@ use stoq_trustchain::ca::entry::{Entry, Issued};
 use stoq_trustchain::ca::inventory::Inventory;
 use stoq_trustchain::ca::replay::Replay;
 use stoq_trustchain::ca::revoke::{
-    RevocationParts, RevocationSettings, Revocations, RevokeRequest, RevokeTarget,
+    Reached, RevocationParts, RevocationSettings, Revocations, RevokeRequest, RevokeTarget,
 };
 use stoq_trustchain::ca::{Clock, Refusal};
 use stoq_trustchain::revocation::crl::Sharding;
@@ -127,7 +127,7 @@ impl Authority {
             audit,
             inventory: Inventory::of_records(records.clone()),
             clock: clock(),
-            progress: Arc::new(|| (0, 0)),
+            progress: Arc::new(Reached::default),
             adopt: None,
         };
         let settings = RevocationSettings {

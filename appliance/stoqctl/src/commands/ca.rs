@@ -22,6 +22,10 @@ use crate::files;
 use crate::human;
 use crate::render::{Cell, Report, Tone, cell};
 
+mod key;
+
+use key::Key;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Ca {
     /// Shows how the authority is: what it issued, its key, its journal and its log
@@ -49,6 +53,9 @@ Example:
         #[arg(long)]
         profile: Option<String>,
     },
+    /// Issuing keys: prepared, active, tainted, revoked
+    #[command(subcommand)]
+    Key(Key),
     /// Lists the authorities of the mesh whose nodes this one accepts and whose deny-lists it follows
     Authorities,
     /// Writes what this node's authority says of itself, for `stoqctl ca trust` on other nodes
@@ -120,6 +127,7 @@ impl Ca {
             Self::Register(_) => name_of::<CaRegister>(),
             Self::Unregister { .. } => name_of::<CaUnregister>(),
             Self::Registrations { .. } => name_of::<CaRegistrations>(),
+            Self::Key(key) => key.name(),
             Self::Authorities => name_of::<CaAuthorities>(),
             Self::Export { .. } => name_of::<CaExport>(),
             Self::Trust { .. } => name_of::<CaTrust>(),
@@ -142,6 +150,7 @@ impl Ca {
                 Ok(context.report(&gone)?.note(note))
             }
             Self::Registrations { profile } => registrations(context, profile).await,
+            Self::Key(key) => key.run(context).await,
             Self::Authorities => authorities(context).await,
             Self::Export { out } => export(context, out).await,
             Self::Trust { statement } => trust(context, &statement).await,

@@ -20,8 +20,10 @@ use crate::files;
 use crate::human;
 use crate::render::{Cell, Report, Tone, cell};
 
+mod pin;
 mod verify;
 
+pub(crate) use pin::Pin;
 pub(crate) use verify::Verify;
 
 #[derive(Debug, Subcommand)]
@@ -35,6 +37,7 @@ pub(crate) enum Certificate {
     },
     Revoke(Revoke),
     Verify(Verify),
+    Pin(Pin),
 }
 
 /// Issues a certificate for a request in hand; what it names must be registered
@@ -155,6 +158,7 @@ impl Certificate {
             Self::Revoke(revoke) if revoke.elsewhere.is_meant() => ("certificate", "revoke-at"),
             Self::Revoke(_) => name_of::<CertificateRevoke>(),
             Self::Verify(_) => ("certificate", "verify"),
+            Self::Pin(_) => ("certificate", "pin"),
         }
     }
 
@@ -165,6 +169,7 @@ impl Certificate {
             Self::Show { serial } => show(context, serial).await,
             Self::Revoke(revoke) => revoke.run(context).await,
             Self::Verify(verify) => verify.run(context, SystemTime::now()),
+            Self::Pin(pin) => pin.run(context),
         }
     }
 }

@@ -24,6 +24,9 @@ Example:
     Show {
         /// Which, as `stoqctl crl list` shows it
         shard: u8,
+        /// Of this issuing key, as `stoqctl crl list` shows it; without it of the one in force
+        #[arg(long, value_name = "KEY")]
+        issuer: Option<String>,
         /// Writes it to this file, which must not exist yet, instead of printing it
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
@@ -53,8 +56,8 @@ impl Crl {
                     None => report,
                 })
             }
-            Self::Show { shard, out } => {
-                let shown = context.call(CrlShow { shard }).await?;
+            Self::Show { shard, issuer, out } => {
+                let shown = context.call(CrlShow { shard, issuer_key_id: issuer }).await?;
                 let report = context.report(&shown)?;
                 match out {
                     None => Ok(report.text(&shown.pem)),
@@ -76,8 +79,10 @@ fn table(report: Report, crls: &[List], now: SystemTime) -> Report {
             Cell::figure(human::bytes(one.bytes as u64)),
             cell(human::moment(one.this_update, now)),
             cell(human::moment(one.next_update, now)),
+            cell(&one.issuer_key_id),
         ]
     };
     let rows = crls.iter().map(row).collect();
-    report.table(&["shard", "number", "size", "made", "next"], rows, "there is no list yet")
+    let head = ["shard", "number", "size", "made", "next", "issuing key"];
+    report.table(&head, rows, "there is no list yet")
 }

@@ -44,7 +44,8 @@ impl Doctor {
         let diagnosis = match (self.directory, self.high_water) {
             (Some(directory), Some(high_water)) => {
                 let places = Places { directory, high_water, backup: self.backup };
-                Diagnosis { checks: check_files(places, SystemTime::now()) }
+                let checks = doctor::check_files(&places, SystemTime::now());
+                Diagnosis { checks: checks.into_iter().map(shown).collect() }
             }
             _ => context.call(DoctorRun { deep: self.deep }).await?,
         };
@@ -56,21 +57,6 @@ impl Doctor {
             Health::Good | Health::Skipped | Health::Warning => report,
         })
     }
-}
-
-/// Checks of what lies in the authority's own directory; all others are of its journal's, which is `ca` below it
-const OF_THE_AUTHORITY: [&str; 2] = ["directory", "issuing_certificate"];
-
-fn check_files(places: Places, now: SystemTime) -> Vec<Check> {
-    let below = places.directory.join("ca");
-    if !below.is_dir() {
-        return doctor::check_files(&places, now).into_iter().map(shown).collect();
-    }
-    let journal = Places { directory: below, ..places.clone() };
-    let of_the_authority = |check: &doctor::Check| OF_THE_AUTHORITY.contains(&check.name);
-    let own = doctor::check_files(&places, now).into_iter().filter(of_the_authority);
-    let written = doctor::check_files(&journal, now).into_iter().filter(|c| !of_the_authority(c));
-    own.chain(written).map(shown).collect()
 }
 
 fn shown(check: doctor::Check) -> Check {

@@ -16,6 +16,7 @@ pub(crate) mod log;
 pub(crate) mod measure;
 pub(crate) mod node;
 pub(crate) mod order;
+pub(crate) mod passphrases;
 pub(crate) mod root;
 pub(crate) mod service;
 pub(crate) mod session;

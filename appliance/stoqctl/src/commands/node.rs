@@ -129,6 +129,8 @@ async fn show(context: &Context) -> Result<Report, ApiError> {
         ("fingerprint", cell(or_dash(fingerprint))),
         ("issued by", cell(or_dash(shown.issuer.as_ref()))),
         ("root", cell(or_dash(shown.root_fingerprint.as_ref()))),
+        ("root pin", cell(or_dash(shown.pins.as_ref().map(|pins| &pins.root)))),
+        ("issuing pin", cell(or_dash(shown.pins.as_ref().map(|pins| &pins.issuing)))),
         ("addresses", cell(addresses.join(", "))),
     ]))
 }

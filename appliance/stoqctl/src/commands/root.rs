@@ -20,16 +20,18 @@ use stoq_trustchain::{
     issuing_csr, sign_issuing,
 };
 
+use super::passphrases;
 use crate::context::Context;
 use crate::render::{Report, cell};
 
 mod held;
-mod passphrases;
 
 use held::{Held, key_error};
 
 /// Name of the root's certificate in its directory
 const ROOT_CERTIFICATE_FILE: &str = "root.pem";
+/// The option that names a file of passphrases
+const PASSPHRASES: &str = "--passphrases";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Root {
@@ -219,7 +221,7 @@ fn init_shares(
     }
     let prompts: Vec<_> =
         (1..=numbers.shares).map(|n| format!("passphrase of share {n}")).collect();
-    let passphrases = passphrases::read(file, &prompts, true)?;
+    let passphrases = passphrases::read(file, PASSPHRASES, &prompts, true)?;
     let (fingerprint, files) = init_shared_root(&directory, numbers, &passphrases, now)
         .map_err(|error| root_error(&error))?;
     let note = format!(
@@ -271,7 +273,7 @@ impl SignIssuing {
         } else {
             let prompt = |share: &PathBuf| format!("passphrase of {}", share.display());
             let prompts: Vec<_> = shares.iter().map(prompt).collect();
-            let passphrases = passphrases::read(passphrases.as_deref(), &prompts, false)?;
+            let passphrases = passphrases::read(passphrases.as_deref(), PASSPHRASES, &prompts, false)?;
             let shares: Vec<_> = shares.into_iter().zip(passphrases).collect();
             open_shared_root(&directory.join(ROOT_CERTIFICATE_FILE), &shares, now)
         };

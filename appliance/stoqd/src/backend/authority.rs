@@ -8,14 +8,13 @@ use std::sync::Arc;
 
 use stoq_admin::{ApiError, ExitCode};
 use stoq_trustchain::audit::{AuditEvent, AuditLog};
+use stoq_trustchain::ca::keys::IssuingKeys;
 use stoq_trustchain::ca::revoke::Revocations;
 use stoq_trustchain::ca::{Blame, Ca, Refusal};
+use stoq_trustchain::signer::Signer;
 
 use super::Admin;
 use crate::identity::{OwnAuthority, Source};
-
-/// Who gives the orders that come through the socket: whoever may open it
-pub const OPERATOR: &str = "operator";
 
 /// What the commands about the authority need; the composition root fills it in
 pub struct Desk {
@@ -25,6 +24,12 @@ pub struct Desk {
     pub audit: AuditLog,
     /// Revokes
     pub revocations: Revocations,
+    /// Takes its issuing keys from state to state
+    pub issuing_keys: IssuingKeys,
+    /// The keys themselves
+    pub keys: Arc<dyn Signer>,
+    /// Its directory: certificates, keys where they are in files, and its state
+    pub home: PathBuf,
     /// Where its journal (`journal/`) and the log's published files (`log/`) are
     pub directory: PathBuf,
     /// The file that remembers what was published

@@ -1,12 +1,14 @@
-//! `stoqctl backup create`: the authority's state, copied while it runs.
+//! `stoqctl backup create`: the authority's certificates and state, copied while it runs, and its keys where they are
+//! asked for and lie in files. Checking and restoring a backup needs no daemon.
 
 use stoq_admin::ApiError;
-use stoq_admin::api::{BackupCreate, BackupCreated};
-use stoq_trustchain::audit::{AuditEvent, AuditKind};
-use stoq_trustchain::backup::{BackupError, BackupSource, take};
+use stoq_admin::api::{BackupCreate, BackupCreated, Secret};
+use stoq_trustchain::audit::{AuditEvent, AuditKind, anchor};
+use stoq_trustchain::backup::{BackupError, BackupKeysError, BackupSource, take};
+use stoq_trustchain::root::Passphrase;
 
 use super::Admin;
-use super::authority::{OPERATOR, broken, desk};
+use super::authority::{broken, desk};
 
 pub async fn create(admin: &Admin, request: BackupCreate) -> Result<BackupCreated, ApiError> {
     let desk = desk(admin)?;
@@ -17,29 +19,28 @@ pub async fn create(admin: &Admin, request: BackupCreate) -> Result<BackupCreate
             "give the whole path",
         ));
     }
-    if request.with_keys {
-        // They stand beside the directory that is copied: a backup without them must not be taken for one with.
-        return Err(ApiError::usage(
-            "keys-not-covered",
-            "a running daemon's backup holds journal and log, not the keys",
-            "leave --with-keys out, and copy authority/*.key and authority/*.pem of the state directory yourself",
-        ));
+    let keys = request.keys_passphrase.map(passphrase).transpose()?;
+    let source =
+        BackupSource { directory: desk.home.clone(), instance: desk.ca.instance().clone(), keys };
+    let (actor, directory) = (admin.actor(), request.directory);
+    let subject = directory.to_string_lossy();
+    let (kind, with_keys) = (AuditKind::BackupTaken, source.keys.is_some());
+    // Written down and anchored first: so the backup has its own record, and nothing has to follow that it would lack.
+    desk.record(AuditEvent::done(kind, &actor, &subject).with("with_keys", with_keys)).await;
+    if let Err(error) = anchor(&desk.ca, &desk.audit).await {
+        tracing::warn!(%error, "the audit log will be anchored later than the backup");
     }
-    let source = BackupSource {
-        directory: desk.directory.clone(),
-        instance: desk.ca.instance().clone(),
-        with_keys: false,
+    let (target, now) = (directory.clone(), desk.ca.now());
+    let taken = tokio::task::spawn_blocking(move || take(&source, &target, now)).await;
+    let taken = taken.map_err(|error| broken("backup-failed", error));
+    let taken = taken.and_then(|taken| taken.map_err(|error| refused(&error)));
+    let manifest = match taken {
+        Ok(manifest) => manifest,
+        Err(error) => {
+            desk.record(AuditEvent::failed(kind, &actor, &subject, &error.message)).await;
+            return Err(error);
+        }
     };
-    let (target, now) = (request.directory.clone(), desk.ca.now());
-    let manifest = tokio::task::spawn_blocking(move || take(&source, &target, now))
-        .await
-        .map_err(|error| broken("backup-failed", error))?
-        .map_err(|error| refused(&error))?;
-    let directory = request.directory;
-    let event = AuditEvent::done(AuditKind::BackupTaken, OPERATOR, &directory.to_string_lossy())
-        .with("sequence", manifest.reached.sequence)
-        .with("with_keys", manifest.with_keys);
-    desk.record(event).await;
     Ok(BackupCreated {
         directory,
         files: manifest.files.len() as u64,
@@ -47,7 +48,14 @@ pub async fn create(admin: &Admin, request: BackupCreate) -> Result<BackupCreate
         journal_sequence: manifest.reached.sequence,
         deny_list_epoch: manifest.deny_list_epoch,
         certificates: manifest.certificates,
+        keys: manifest.keys,
         keys_left_out: manifest.keys_left_out,
+    })
+}
+
+fn passphrase(secret: Secret) -> Result<Passphrase, ApiError> {
+    Passphrase::new(secret.0).map_err(|error| {
+        ApiError::usage("bad-passphrase", error.to_string(), "choose another passphrase")
     })
 }
 
@@ -55,6 +63,9 @@ fn refused(error: &BackupError) -> ApiError {
     match error {
         BackupError::Exists(_) => {
             ApiError::conflict("backup-exists", error.to_string(), "choose another directory")
+        }
+        BackupError::Keys(BackupKeysError::Nowhere(_)) => {
+            ApiError::conflict("no-keys-here", error.to_string(), "leave --with-keys out")
         }
         _ => broken("backup-failed", error),
     }

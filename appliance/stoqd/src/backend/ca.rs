@@ -14,7 +14,7 @@ use stoq_trustchain::ca::{CaStatus, Registration};
 use stoq_trustchain::rotation::RenewalWindow;
 
 use super::Admin;
-use super::authority::{OPERATOR, desk, refused};
+use super::authority::{desk, refused};
 
 /// Longest window of `ca renew-all`: what is issued lives no longer
 const WINDOW_LIMIT: Duration = Duration::from_secs(24 * 3_600);
@@ -84,7 +84,7 @@ pub async fn register(admin: &Admin, request: CaRegister) -> Result<CaRegistered
         alternative_names: asked.alternative_names,
     };
     desk.ca.register(registration).await.map_err(|error| refused(&error))?;
-    let event = AuditEvent::done(AuditKind::Registered, OPERATOR, &asked.subject)
+    let event = AuditEvent::done(AuditKind::Registered, &admin.actor(), &asked.subject)
         .with("profile", &asked.profile);
     desk.record(event).await;
     Ok(CaRegistered { registration: asked })
@@ -99,7 +99,7 @@ pub async fn unregister(admin: &Admin, request: CaUnregister) -> Result<CaUnregi
         return Err(ApiError::not_found("registration", name, "stoqctl ca registrations"));
     }
     let event =
-        AuditEvent::done(AuditKind::Unregistered, OPERATOR, &subject).with("profile", &profile);
+        AuditEvent::done(AuditKind::Unregistered, &admin.actor(), &subject).with("profile", &profile);
     desk.record(event).await;
     Ok(CaUnregistered { profile, subject })
 }
@@ -135,7 +135,7 @@ pub async fn renew_all(admin: &Admin, request: CaRenewAll) -> Result<CaRenewingA
     let start = desk.ca.now();
     let window = RenewalWindow { start, end: start + length };
     desk.ca.renew_all(window).await.map_err(|error| refused(&error))?;
-    let event = AuditEvent::done(AuditKind::RenewalMoved, OPERATOR, "everything issued so far")
+    let event = AuditEvent::done(AuditKind::RenewalMoved, &admin.actor(), "everything issued so far")
         .with("within_seconds", request.within_seconds);
     desk.record(event).await;
     Ok(CaRenewingAll { start: window.start, end: window.end })

@@ -17,7 +17,7 @@ use stoq_trustchain::ca::{Activation, Credential, IssueRequest};
 use stoq_trustchain::revocation::{EntryError, Reason, SerialNumber, SpkiHash};
 
 use super::Admin;
-use super::authority::{OPERATOR, broken, desk, refused};
+use super::authority::{broken, desk, refused};
 
 pub async fn issue(
     admin: &Admin,
@@ -37,7 +37,7 @@ pub async fn issue(
         profile: request.profile,
         subject: Some(request.subject),
         csr_der: csr_der.clone(),
-        credential: Credential::Operator { name: OPERATOR.into() },
+        credential: Credential::Operator { name: admin.2.to_string() },
         idempotency_key: Vec::new(),
         consensus_proof: None,
         stoq_address: None,
@@ -109,7 +109,7 @@ pub async fn revoke(
         target,
         reason: Reason::from_code(i32::from(request.reason.code())).map_err(bad)?,
         with_key: request.with_key,
-        revoked_by: OPERATOR.into(),
+        revoked_by: admin.actor(),
     };
     let receipt = desk.revocations.revoke(order).await.map_err(|error| not_revoked(&error))?;
     let item = |item: RevokedItem| RevokedCertificate {

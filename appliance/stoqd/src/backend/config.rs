@@ -32,6 +32,10 @@ async fn apply(admin: &Admin, next: &Config) -> Result<ConfigReloaded, ApiError>
     let (applied, pending): (Vec<_>, Vec<_>) =
         current.diff(next).into_iter().partition(|change| change.reloadable);
     let merged = crate::reload::merge(&current, next);
+    crate::pins::check(&merged, admin.0.identities().identity.as_ref()).map_err(|problem| {
+        let remedy = "`stoqctl node show` prints the pins of the chain in use; correct [trust] and try again";
+        ApiError::conflict(problem.code(), problem.to_string(), remedy)
+    })?;
     crate::reload::services(&admin.0, &current, &merged).await?;
     let roots = crate::copy::Roots::new(merged.copy.roots.clone())
         .map_err(|error| ApiError::usage("bad-config", error.to_string(), "correct copy.roots"))?;

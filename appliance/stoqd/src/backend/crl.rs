@@ -12,6 +12,7 @@ pub async fn list(admin: &Admin, _request: CrlList) -> Result<CrlListed, ApiErro
     let status = desk(admin)?.revocations.status();
     let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
     let crls = status.crls.iter().map(|one| Crl {
+        issuer_key_id: one.issuer.to_string(),
         shard: one.shard,
         number: one.number,
         this_update: at(one.this_update),
@@ -27,11 +28,18 @@ pub async fn list(admin: &Admin, _request: CrlList) -> Result<CrlListed, ApiErro
 }
 
 pub async fn show(admin: &Admin, request: CrlShow) -> Result<CrlShown, ApiError> {
-    let issued = desk(admin)?.revocations.crl(request.shard);
-    let issued = issued.ok_or_else(|| {
-        ApiError::not_found("revocation list of shard", request.shard, "stoqctl crl list")
+    let desk = desk(admin)?;
+    let key_id = match &request.issuer_key_id {
+        Some(key_id) => key_id.clone(),
+        None => desk.ca.authority().key_id().to_string(),
+    };
+    let name = format!("{key_id}-{}.crl", request.shard);
+    let issued = desk.revocations.crl_by_name(&name).ok_or_else(|| {
+        let what = format!("{} of issuing key {key_id}", request.shard);
+        ApiError::not_found("revocation list of shard", what, "stoqctl crl list")
     })?;
     let crl = Crl {
+        issuer_key_id: key_id,
         shard: issued.shard,
         number: issued.number,
         this_update: issued.this_update,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use stoq::WorkerCounters;
 use stoq_admin::api::*;
-use stoq_admin::{ApiError, Backend, ControlGauges};
+use stoq_admin::{ApiError, Backend, Caller, ControlGauges};
 
 use crate::node::Node;
 use crate::state::StateError;
@@ -13,6 +13,7 @@ mod audit;
 mod authority;
 mod backup;
 mod ca;
+mod ca_key;
 mod certificate;
 mod config;
 mod crl;
@@ -28,10 +29,15 @@ mod transparency;
 
 pub use authority::Desk;
 
-/// The node, as the admin interface sees it, and its authority where it runs one
-pub struct Admin(pub Arc<Node>, pub Option<Arc<Desk>>);
+/// The node, as the admin interface sees it, its authority where it runs one, and the user who asks
+pub struct Admin(pub Arc<Node>, pub Option<Arc<Desk>>, pub Caller);
 
 impl Admin {
+    /// Who gives the order, as the audit log has it
+    pub fn actor(&self) -> String {
+        format!("operator:{}", self.2)
+    }
+
     /// Reads the file again, as SIGHUP asks for
     pub async fn reload(&self) -> Result<ConfigReloaded, ApiError> {
         config::reload(self).await
@@ -84,6 +90,12 @@ impl Backend for Admin {
         ca_register(CaRegister) -> CaRegistered by ca::register;
         ca_unregister(CaUnregister) -> CaUnregistered by ca::unregister;
         ca_registrations(CaRegistrations) -> CaRegistrationsListed by ca::registrations;
+        ca_key_list(CaKeyList) -> CaKeysListed by ca_key::list;
+        ca_key_request(CaKeyRequest) -> CaKeyRequested by ca_key::request;
+        ca_key_prepare(CaKeyPrepare) -> CaKeyChanged by ca_key::prepare;
+        ca_key_activate(CaKeyActivate) -> CaKeyChanged by ca_key::activate;
+        ca_key_taint(CaKeyTaint) -> CaKeyChanged by ca_key::taint;
+        ca_key_revoke(CaKeyRevoke) -> CaKeyRevoked by ca_key::revoke;
         ca_renew_all(CaRenewAll) -> CaRenewingAll by ca::renew_all;
         ca_authorities(CaAuthorities) -> CaAuthoritiesListed by mesh::list;
         ca_export(CaExport) -> CaExported by mesh::export;
@@ -112,6 +124,10 @@ impl Backend for Admin {
         log_level_set(LogLevelSet) -> LogLevelWasSet by config::set_level;
         drain(Drain) -> Drained by status::drain;
         version_show(VersionShow) -> VersionShown by status::version;
+    }
+
+    fn called_by(self: &Arc<Self>, caller: Caller) -> Arc<Self> {
+        Arc::new(Self(Arc::clone(&self.0), self.1.clone(), caller))
     }
 
     async fn measure_start(&self, request: MeasureStart) -> Result<MeasureStarted, ApiError> {

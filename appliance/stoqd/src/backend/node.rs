@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use stoq::NodeId;
 use stoq_admin::ApiError;
 use stoq_admin::api::{
-    Certificate, NodeAdd, NodeAdded, NodeJoin, NodeJoined, NodeList, NodeListed, NodeRemove,
+    Certificate, ChainPins, NodeAdd, NodeAdded, NodeJoin, NodeJoined, NodeList, NodeListed, NodeRemove,
     NodeRemoved, NodeShow, NodeShown, Peer, PeerSource,
 };
 use stoq_trustchain::enrollment::enroll;
@@ -44,8 +44,15 @@ pub async fn show(admin: &Admin, _request: NodeShow) -> Result<NodeShown, ApiErr
         Source::Own(own) => Some(own.subject().node().clone()),
         Source::Joined => admin.0.state.read().issuer.and_then(|name| NodeId::new(&name).ok()),
     };
+    let pins = identity.as_ref().map(crate::pins::chain_keys).transpose();
+    let pins = pins.map_err(|error| ApiError::failed("bad-identity", error.to_string(), "see `stoqctl doctor`"))?;
     Ok(NodeShown {
         node: admin.0.name(),
+        pins: pins.map(|keys| ChainPins {
+            root: keys.root.to_string(),
+            issuing: keys.issuing.to_string(),
+            leaf: keys.leaf.to_string(),
+        }),
         certificate: identity.as_ref().map(certificate),
         root_fingerprint: identity.map(|identity| identity.root_fingerprint().to_string()),
         issuer,

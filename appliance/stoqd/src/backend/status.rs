@@ -22,7 +22,7 @@ pub fn problems(admin: &Admin) -> Vec<Problem> {
     let mut problems = Vec::new();
     let now = admin.0.clock.now();
     let identities = admin.0.identities();
-    let not_after = identities.identity.map(|identity| identity.identity().not_after);
+    let not_after = identities.identity.as_ref().map(|identity| identity.identity().not_after);
     let mut add = |code: &str, message: String, remedy: &str| {
         problems.push(Problem { code: code.into(), message, remedy: remedy.into() });
     };
@@ -52,6 +52,7 @@ pub fn problems(admin: &Admin) -> Vec<Problem> {
             add("io-fallback", message, "allow io_uring: sysctl kernel.io_uring_disabled=0");
         }
     }
+    problems.extend(crate::pins::problem(&admin.0.config.load(), identities.identity.as_ref()));
     problems.extend(admin.0.list_age().and_then(|age| age.problem(now)));
     problems
 }

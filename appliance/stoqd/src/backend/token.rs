@@ -15,7 +15,7 @@ use stoq_trustchain::token::{OutstandingToken, TokenError};
 use stoq_trustchain::{JoinToken, Subject, TokenGrant};
 
 use super::Admin;
-use super::authority::{OPERATOR, broken, own};
+use super::authority::{broken, own};
 use super::node::concrete;
 
 pub async fn create(admin: &Admin, request: TokenCreate) -> Result<TokenCreated, ApiError> {
@@ -74,7 +74,7 @@ async fn make(
         .await
         .map_err(|error| broken("token-failed", error))?
         .map_err(|error| token_refused(&error))?;
-    let event = AuditEvent::done(AuditKind::TokenCreated, OPERATOR, node.as_str())
+    let event = AuditEvent::done(AuditKind::TokenCreated, &admin.actor(), node.as_str())
         .with("id", token.id())
         .with("lifetime_seconds", lifetime.as_secs());
     record(admin, event).await;
@@ -97,7 +97,7 @@ pub async fn revoke(admin: &Admin, request: TokenRevoke) -> Result<TokenRevoked,
         .await
         .map_err(|error| broken("token-failed", error))?
         .map_err(|error| token_refused(&error))?;
-    let event = AuditEvent::done(AuditKind::TokenWithdrawn, OPERATOR, token.node.as_str())
+    let event = AuditEvent::done(AuditKind::TokenWithdrawn, &admin.actor(), token.node.as_str())
         .with("id", &token.id);
     record(admin, event).await;
     Ok(TokenRevoked { token: shown(token) })

@@ -1,8 +1,20 @@
 //! Backups of the authority while it runs. Checking and restoring one needs no daemon and is `stoqctl`'s.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+/// A text that is not printed
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
 
 /// Copies the authority's state into a new directory
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -10,9 +22,9 @@ use serde::{Deserialize, Serialize};
 pub struct BackupCreate {
     /// Absolute; must not exist yet. The daemon writes it.
     pub directory: PathBuf,
-    /// Private keys too, as far as they lie with the authority's state
+    /// Private keys too, as far as they lie with the authority's state, encrypted with this passphrase
     #[serde(default)]
-    pub with_keys: bool,
+    pub keys_passphrase: Option<Secret>,
 }
 
 /// A backup
@@ -30,6 +42,8 @@ pub struct BackupCreated {
     pub deny_list_epoch: u64,
     /// Certificates in its journal
     pub certificates: u64,
+    /// Files whose private keys are in it, encrypted
+    pub keys: Vec<String>,
     /// Files with private keys that were left out
     pub keys_left_out: Vec<String>,
 }

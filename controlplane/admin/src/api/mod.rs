@@ -5,6 +5,7 @@
 mod audit;
 mod backup;
 mod ca;
+mod ca_key;
 mod certificate;
 mod config;
 mod copy;
@@ -29,17 +30,21 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use stoq_interface::WorkerCounters;
 
-use crate::{ApiError, ControlGauges};
+use crate::{ApiError, Caller, ControlGauges};
 
 pub use audit::{
     AUDIT_LIMIT_DEFAULT, AUDIT_LIMIT_MAX, AuditRecord, AuditTail, AuditTailed, AuditVerified,
     AuditVerify,
 };
-pub use backup::{BackupCreate, BackupCreated};
+pub use backup::{BackupCreate, BackupCreated, Secret};
 pub use ca::{
     CaProfiles, CaProfilesListed, CaRegister, CaRegistered, CaRegistration, CaRegistrations,
     CaRegistrationsListed, CaRenewAll, CaRenewingAll, CaShow, CaShown, CaUnregister,
     CaUnregistered, CertificateProfile,
+};
+pub use ca_key::{
+    CaKey, CaKeyActivate, CaKeyChanged, CaKeyList, CaKeyPrepare, CaKeyRequest, CaKeyRequested,
+    CaKeyRevoke, CaKeyRevoked, CaKeyTaint, CaKeysListed,
 };
 pub use certificate::{
     CERTIFICATE_LIMIT_DEFAULT, CERTIFICATE_LIMIT_MAX, CertificateIssue, CertificateIssued,
@@ -59,7 +64,7 @@ pub use mesh::{
     CaTrusted, KnownAuthority, ORDER_LABEL, REPLY_LABEL, STATEMENT_LABEL,
 };
 pub use node::{
-    Certificate, NodeAdd, NodeAdded, NodeJoin, NodeJoined, NodeList, NodeListed, NodeRemove,
+    Certificate, ChainPins, NodeAdd, NodeAdded, NodeJoin, NodeJoined, NodeList, NodeListed, NodeRemove,
     NodeRemoved, NodeShow, NodeShown, NodeTokenCreate, NodeTokenCreated, Peer, PeerSource,
 };
 pub use revocation::{Crl, CrlList, CrlListed, CrlShow, CrlShown};
@@ -175,6 +180,10 @@ macro_rules! operations {
                     request: $request,
                 ) -> impl Future<Output = Result<$reply, ApiError>> + Send;
             )*
+
+            /// The same backend for one operation that this user asks for: whatever is written down about who did it is
+            /// written down under this name
+            fn called_by(self: &Arc<Self>, caller: Caller) -> Arc<Self>;
 
             /// Copies a file or a tree between this node and another. Reports as often as it likes: the
             /// sink keeps the newest. The future is dropped when the client goes away.
@@ -308,6 +317,19 @@ operations! {
     ca_registrations(CaRegistrations) -> CaRegistrationsListed = "ca" "registrations";
     /// Has everything renewed that was issued so far
     ca_renew_all(CaRenewAll) -> CaRenewingAll = "ca" "renew-all";
+    /// The issuing keys of the authority
+    ca_key_list(CaKeyList) -> CaKeysListed = "ca" "key-list";
+    /// Makes an issuing key and asks for its request to the root
+    ca_key_request(CaKeyRequest) -> CaKeyRequested = "ca" "key-request";
+    /// Takes an issuing key in, durably, so that nodes learn of it
+    ca_key_prepare(CaKeyPrepare) -> CaKeyChanged = "ca" "key-prepare";
+    /// Lets another issuing key issue, durably
+    ca_key_activate(CaKeyActivate) -> CaKeyChanged
+        = "ca" "key-activate", patience |_| PATIENCE_LONG;
+    /// Stops an issuing key from issuing, durably
+    ca_key_taint(CaKeyTaint) -> CaKeyChanged = "ca" "key-taint", patience |_| PATIENCE_LONG;
+    /// Revokes an issuing key with everything it has signed, durably and for good
+    ca_key_revoke(CaKeyRevoke) -> CaKeyRevoked = "ca" "key-revoke", patience |_| PATIENCE_LONG;
     /// The authorities of the mesh that are known
     ca_authorities(CaAuthorities) -> CaAuthoritiesListed = "ca" "authorities";
     /// What this node's authority says of itself

@@ -23,6 +23,17 @@ pub struct Certificate {
     pub not_after: SystemTime,
 }
 
+/// The keys of the chain in use, as pins write them: `spki-sha256:` and 64 hexadecimal digits
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ChainPins {
+    /// Of the root
+    pub root: String,
+    /// Of the issuing key
+    pub issuing: String,
+    /// Of the node's certificate; another one with each certificate
+    pub leaf: String,
+}
+
 /// Asks for [`NodeShown`]
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -38,6 +49,8 @@ pub struct NodeShown {
     pub certificate: Option<Certificate>,
     /// The root it trusts, `sha256:` and 64 digits: what a join token pins
     pub root_fingerprint: Option<String>,
+    /// The keys of its chain
+    pub pins: Option<ChainPins>,
     /// The node whose authority issued the certificate; this node itself where it runs one
     #[serde(with = "plain_option")]
     pub issuer: Option<NodeId>,

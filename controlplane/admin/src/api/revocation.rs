@@ -10,6 +10,8 @@ use crate::text::timestamp;
 /// One CRL
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Crl {
+    /// Identifier of the issuing key that signs it, hexadecimal
+    pub issuer_key_id: String,
     /// Which part of the serial numbers it is for
     pub shard: u8,
     /// Its number: a later one is higher
@@ -32,7 +34,7 @@ pub struct CrlList {}
 /// The CRLs in force
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct CrlListed {
-    /// By shard
+    /// By issuing key and shard
     pub crls: Vec<Crl>,
     /// Number of the deny-list, which says the same to nodes at once
     pub deny_list_epoch: u64,
@@ -48,6 +50,9 @@ pub struct CrlListed {
 pub struct CrlShow {
     /// Which
     pub shard: u8,
+    /// Of which issuing key, by its identifier; without it of the one in force
+    #[serde(default)]
+    pub issuer_key_id: Option<String>,
 }
 
 /// One CRL

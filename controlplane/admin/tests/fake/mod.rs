@@ -11,7 +11,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use serde_json::Value;
 use stoq_admin::api::*;
-use stoq_admin::{AdminSocket, ApiError, Backend, ControlGauges, Id, ServerLimits, serve};
+use stoq_admin::{
+    AdminSocket, ApiError, Backend, Caller, ControlGauges, Id, ServerLimits, serve,
+};
 use stoq_config::Config;
 use stoq_interface::{
     ConnectionStatus, DropReason, NodeId, SessionStatus, WorkerCounters, WorkerStatus,
@@ -26,6 +28,8 @@ pub struct Fake {
     pub ready: AtomicBool,
     pub fail_with: Mutex<Option<ApiError>>,
     pub asked: Mutex<Vec<(String, Value)>>,
+    /// Who asked, once for each operation
+    pub callers: Mutex<Vec<Caller>>,
     pub flows_cut: Mutex<u64>,
     pub changes: Mutex<Vec<ConfigChange>>,
     /// What checks of the log, the audit log and the signer find wrong
@@ -44,6 +48,7 @@ impl Default for Fake {
             ready: AtomicBool::new(true),
             fail_with: Mutex::default(),
             asked: Mutex::default(),
+            callers: Mutex::default(),
             flows_cut: Mutex::default(),
             changes: Mutex::default(),
             findings: Mutex::default(),
@@ -191,10 +196,25 @@ fn waiting_token() -> WaitingToken {
     }
 }
 
+fn ca_key(name: &str, state: &str) -> CaKey {
+    CaKey {
+        name: name.into(),
+        state: state.into(),
+        since: SystemTime::now(),
+        taint: (state == "tainted").then(|| "replaced".into()),
+        pin: format!("spki-sha256:{}", "ab".repeat(32)),
+        key_id: "cd".repeat(20),
+        not_after: SystemTime::now() + Duration::from_secs(90 * 86_400),
+        last_leaf_ends: None,
+        signs_lists: state == "active",
+    }
+}
+
 fn crl(shard: u8) -> Crl {
     let now = SystemTime::now();
     let next_update = now + Duration::from_secs(4 * 3_600);
-    Crl { shard, number: 3, this_update: now, next_update, bytes: 412 }
+    let issuer_key_id = "ab".repeat(20);
+    Crl { issuer_key_id, shard, number: 3, this_update: now, next_update, bytes: 412 }
 }
 
 struct Dropped(Arc<Notify>);
@@ -255,6 +275,11 @@ impl Served {
 }
 
 impl Backend for Fake {
+    fn called_by(self: &Arc<Self>, caller: Caller) -> Arc<Self> {
+        self.callers.lock().unwrap().push(caller);
+        Arc::clone(self)
+    }
+
     async fn status_show(&self, request: StatusShow) -> Result<Status, ApiError> {
         self.ask(&request)?;
         let ready = self.ready.load(Ordering::SeqCst);
@@ -287,6 +312,11 @@ impl Backend for Fake {
             node: node("alpha"),
             certificate: Some(certificate()),
             root_fingerprint: Some(format!("sha256:{}", "cd".repeat(32))),
+            pins: Some(ChainPins {
+                root: format!("spki-sha256:{}", "01".repeat(32)),
+                issuing: format!("spki-sha256:{}", "02".repeat(32)),
+                leaf: format!("spki-sha256:{}", "03".repeat(32)),
+            }),
             issuer: Some(node("alpha")),
             addresses: vec!["[::1]:8444".parse().unwrap()],
         })
@@ -569,6 +599,38 @@ impl Backend for Fake {
         Ok(CaOperated { reply_pem: stoq_admin::encode_pem(REPLY_LABEL, &reply) })
     }
 
+    async fn ca_key_list(&self, request: CaKeyList) -> Result<CaKeysListed, ApiError> {
+        self.ask(&request)?;
+        Ok(CaKeysListed { keys: vec![ca_key("issuing", "tainted"), ca_key("issuing-2", "active")] })
+    }
+
+    async fn ca_key_request(&self, request: CaKeyRequest) -> Result<CaKeyRequested, ApiError> {
+        self.ask(&request)?;
+        let pin = format!("spki-sha256:{}", "ab".repeat(32));
+        let request_pem = stoq_admin::encode_pem("CERTIFICATE REQUEST", &[0x30, 0]);
+        Ok(CaKeyRequested { name: request.name, pin, request_pem })
+    }
+
+    async fn ca_key_prepare(&self, request: CaKeyPrepare) -> Result<CaKeyChanged, ApiError> {
+        self.ask(&request)?;
+        Ok(CaKeyChanged { key: ca_key(&request.name, "prepared") })
+    }
+
+    async fn ca_key_activate(&self, request: CaKeyActivate) -> Result<CaKeyChanged, ApiError> {
+        self.ask(&request)?;
+        Ok(CaKeyChanged { key: ca_key(&request.name, "active") })
+    }
+
+    async fn ca_key_taint(&self, request: CaKeyTaint) -> Result<CaKeyChanged, ApiError> {
+        self.ask(&request)?;
+        Ok(CaKeyChanged { key: ca_key(&request.name, "tainted") })
+    }
+
+    async fn ca_key_revoke(&self, request: CaKeyRevoke) -> Result<CaKeyRevoked, ApiError> {
+        self.ask(&request)?;
+        Ok(CaKeyRevoked { key: ca_key(&request.name, "revoked"), deny_list_epoch: Some(13) })
+    }
+
     async fn certificate_issue(
         &self,
         request: CertificateIssue,
@@ -764,7 +826,11 @@ impl Backend for Fake {
             journal_sequence: 40,
             deny_list_epoch: 12,
             certificates: 7,
-            keys_left_out: vec!["issuing.key".into()],
+            keys: match request.keys_passphrase {
+                Some(_) => vec!["issuing.key".into()],
+                None => Vec::new(),
+            },
+            keys_left_out: vec!["ca/other.key".into()],
         })
     }
 

@@ -8,11 +8,12 @@ use serde::Serialize;
 
 use super::high_water::HighWaterFile;
 use super::restore::verify;
+use super::take::STATE;
 use crate::ca::CaStatus;
 use crate::ca::replay::Replay;
 use crate::ca::revoke::RevocationStatus;
 use crate::certificate::{self, unix_seconds};
-use crate::signer::SignerStatus;
+use crate::signer::{KeyName, SignerStatus};
 
 /// An issuing certificate with less left than this wants a successor
 const ISSUING_WARNING: Duration = Duration::from_secs(14 * 24 * 3_600);
@@ -71,7 +72,7 @@ pub fn worst(checks: &[Check]) -> Verdict {
 /// Where an authority that may not run keeps its state
 #[derive(Clone, Debug)]
 pub struct Places {
-    /// The authority's directory, with `journal/` and `log/` in it
+    /// The authority's directory, with `journal/` and `log/` in it or in `ca/` below it
     pub directory: PathBuf,
     /// The file of the highest state
     pub high_water: PathBuf,
@@ -82,7 +83,10 @@ pub struct Places {
 /// Checks files; reads the whole journal. The authority may run meanwhile.
 pub fn check_files(places: &Places, now: SystemTime) -> Vec<Check> {
     let mut checks = vec![check_directory(&places.directory)];
-    let journal = places.directory.join("journal");
+    let below = places.directory.join(STATE);
+    let books = if below.is_dir() { below } else { places.directory.clone() };
+    let journal = books.join("journal");
+    let mut in_force = None;
     match Replay::inspect(&journal) {
         Ok((replay, report)) => {
             checks.push(match report.errors.first() {
@@ -106,6 +110,10 @@ pub fn check_files(places: &Places, now: SystemTime) -> Vec<Check> {
                 ),
             ));
             checks.push(check_high_water(&places.high_water, &replay));
+            // The ordinary key's certificate is in a file, and another key's in the journal.
+            let key = replay.issuing_keys.in_force();
+            let key = key.filter(|key| key.name != KeyName::issuing());
+            in_force = key.map(|key| key.certificate_der.clone());
         }
         Err(error) => checks.push(Check::new(
             "journal",
@@ -114,7 +122,7 @@ pub fn check_files(places: &Places, now: SystemTime) -> Vec<Check> {
             "restore the newest backup that checks, or create the authority if there never was one",
         )),
     }
-    checks.push(check_issuing(&places.directory, now));
+    checks.push(check_issuing(&places.directory, in_force, now));
     checks.push(check_backup(places.backup.as_deref(), now));
     checks
 }
@@ -170,9 +178,13 @@ fn check_high_water(path: &Path, replay: &Replay) -> Check {
     }
 }
 
-fn check_issuing(directory: &Path, now: SystemTime) -> Check {
+fn check_issuing(directory: &Path, in_force: Option<Vec<u8>>, now: SystemTime) -> Check {
     const NAME: &str = "issuing_certificate";
-    let read = certificate::read_pem(&directory.join("issuing.pem")).and_then(|der| {
+    let found = match in_force {
+        Some(certificate_der) => Ok(certificate_der),
+        None => certificate::read_pem(&directory.join("issuing.pem")),
+    };
+    let read = found.and_then(|der| {
         let parsed = certificate::parse(&der)?;
         certificate::validity(&parsed)
     });

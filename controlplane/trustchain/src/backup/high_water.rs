@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::ca::KeyRegister;
 use crate::ca::replay::Replay;
 use crate::files;
+use crate::pinning::AuthorityState;
 use crate::revocation::HighWaterMark;
 
 /// Bytes of the largest file that is read: a mark counts entries by hour, for as many hours as certificates last
@@ -36,6 +38,9 @@ pub struct HighWater {
     pub deny_list: Option<HighWaterMark>,
     /// The last number of each CRL, by issuing key and shard (`key-shard`)
     pub crl_numbers: BTreeMap<String, u64>,
+    /// How far each issuing key was in its life, by its pin
+    #[serde(default)]
+    pub issuing_keys: BTreeMap<String, AuthorityState>,
 }
 
 /// Why a state may not be gone on with
@@ -56,7 +61,7 @@ pub enum Behind {
     #[error(
         "the journal has {have} entries of the transparency log and {seen} were released: going on would give \
          another history the same numbers; restore a newer journal, or begin a new authority with another \
-         name, log and journal, and take its revocations over (`stoqctl restore --adopt`)"
+         name, log and journal"
     )]
     Log {
         /// What the journal has
@@ -64,10 +69,24 @@ pub enum Behind {
         /// What was seen
         seen: u64,
     },
+    /// An issuing key would come back
+    #[error(
+        "the journal has issuing key {key} as {have}, and it was {seen}: going on would bring it back; restore a \
+         newer journal, or begin a new authority with another name, log and journal"
+    )]
+    IssuingKey {
+        /// Its pin
+        key: String,
+        /// What the journal has
+        have: AuthorityState,
+        /// What was seen
+        seen: AuthorityState,
+    },
     /// Revocations would be forgotten
     #[error(
         "the journal ends at epoch {have} of the deny-list and epoch {seen} was published: going on would \
-         un-revoke; restore a newer journal, or adopt the list that any node has (`stoqctl restore --adopt`)"
+         un-revoke; restore a newer journal, or go on from the list that this host has published \
+         (`stoqctl backup restore --adopting`, with `deny-list/` of the state directory in its place)"
     )]
     DenyList {
         /// What the journal has
@@ -129,6 +148,10 @@ impl HighWater {
             let known = self.crl_numbers.entry(crl.clone()).or_default();
             *known = (*known).max(*number);
         }
+        for (key, state) in &newer.issuing_keys {
+            let known = self.issuing_keys.entry(key.clone()).or_insert(*state);
+            *known = (*known).max(*state);
+        }
     }
 
     /// Whether a journal has at least what is remembered. What is worst is said first.
@@ -139,6 +162,12 @@ impl HighWater {
         }
         if replay.log_entries < self.log_entries {
             return Err(Behind::Log { have: replay.log_entries, seen: self.log_entries });
+        }
+        for (key, have) in key_states(&replay.issuing_keys) {
+            let seen = self.issuing_keys.get(&key).copied().unwrap_or(have);
+            if have < seen && seen >= AuthorityState::Tainted {
+                return Err(Behind::IssuingKey { key, have, seen });
+            }
         }
         if let Some(mark) = &self.deny_list {
             let have = replay.deny_list.epoch;
@@ -177,8 +206,15 @@ impl HighWater {
             crl_numbers: numbers
                 .map(|((key, shard), number)| (crl_name(key, *shard), *number))
                 .collect(),
+            issuing_keys: key_states(&replay.issuing_keys),
         }
     }
+}
+
+/// The state of each issuing key, by its pin
+pub fn key_states(keys: &KeyRegister) -> BTreeMap<String, AuthorityState> {
+    let keys = keys.all().into_iter();
+    keys.map(|key| (key.record.key.to_string(), key.record.state)).collect()
 }
 
 /// How a CRL is called here and in addresses
@@ -246,6 +282,7 @@ mod tests {
     use stoq_store::JournalId;
 
     use super::*;
+    use crate::testing::LooseAuthority;
     use crate::revocation::KeyId;
 
     fn mark(epoch: u64, content: &str) -> HighWaterMark {
@@ -305,6 +342,20 @@ mod tests {
             lose(&mut lost);
             assert_eq!(remembered().check(&lost), Err(expected));
         }
+        // A key that has stopped issuing does not begin again, whatever else the journal has.
+        let directory = tempfile::tempdir().unwrap();
+        let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
+        let authority = LooseAuthority::make(directory.path(), now);
+        let as_it_was = |state| {
+            let issuing_keys = KeyRegister::of_one(authority.certificate_der(), state);
+            Replay { issuing_keys, ..replay() }
+        };
+        let tainted = HighWater::of("alpha", &as_it_was(AuthorityState::Tainted));
+        assert_eq!(tainted.check(&as_it_was(AuthorityState::Revoked)), Ok(()));
+        let back = tainted.check(&as_it_was(AuthorityState::Active)).unwrap_err();
+        assert!(matches!(back, Behind::IssuingKey { .. }) && !back.is_mended_by_adopting(), "{back}");
+        let active = HighWater::of("alpha", &as_it_was(AuthorityState::Active));
+        assert_eq!(active.check(&as_it_was(AuthorityState::Prepared)), Ok(()));
         let mut more = replay();
         (more.sequence, more.log_entries, more.deny_list.epoch) = (60, 20, 5);
         assert_eq!(remembered().check(&more), Ok(()));

@@ -1,6 +1,6 @@
-//! Taking a backup of an authority that runs or not: the log's public files first, the journal last, so that the
-//! journal of a backup is never older than what was derived from it. The manifest is written at the very end:
-//! without it a directory is no backup.
+//! Taking a backup of an authority that runs or not: certificates and the log's public files first, the journal last,
+//! so that the journal of a backup is never older than what was derived from it; keys where they are asked for,
+//! sealed. The manifest is written at the very end: without it a directory is no backup.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -12,16 +12,23 @@ use boring::sha::Sha256;
 use serde::{Deserialize, Serialize};
 use stoq_interface::NodeId;
 use stoq_store::journal::{self, OpenError};
+use zeroize::Zeroizing;
 
 use super::high_water::HighWater;
+use super::keys::{self, BackupKeysError, KEY_LIMIT_BYTES, KEYS_FILE, Keys};
 use crate::ca::replay::{Replay, ReplayError};
 use crate::certificate::{hex, unix_seconds};
 use crate::files;
+use crate::sealing::Passphrase;
 
 /// Name of the manifest
 pub const MANIFEST_FILE: &str = "backup.json";
-/// Where the journal is, below an authority's directory and in a backup
-pub(super) const JOURNAL: &str = "journal";
+/// Where journal and log are, below an authority's directory and in a backup
+pub(super) const STATE: &str = "ca";
+/// Where the journal is
+pub(super) const JOURNAL: &str = "ca/journal";
+/// Where a root that was made with the authority is
+const EMBEDDED_ROOT: &str = "root";
 /// Most files of a backup, the log's tiles among them
 const FILES_LIMIT: usize = 4_000_000;
 /// Directories within directories
@@ -49,6 +56,9 @@ pub enum BackupError {
     /// The copied journal
     #[error("the copy of the journal does not check: {0}")]
     Replay(#[from] ReplayError),
+    /// The keys
+    #[error(transparent)]
+    Keys(#[from] BackupKeysError),
     /// More files than are looked at, or deeper
     #[error(
         "{0} has more files or deeper directories than an authority's; name the right directory"
@@ -63,12 +73,12 @@ pub(super) fn io_error(path: &Path) -> impl Fn(io::Error) -> BackupError + '_ {
 /// What is backed up
 #[derive(Clone, Debug)]
 pub struct BackupSource {
-    /// The authority's directory, with `journal/` and `log/` in it
+    /// The authority's directory: certificates, `ca/` with journal and log, and keys where they are in files
     pub directory: PathBuf,
     /// Name of the instance
     pub instance: NodeId,
-    /// Copy private keys too. Such a backup is as precious as the authority itself.
-    pub with_keys: bool,
+    /// Private keys too, encrypted with this. Whoever has both can issue certificates.
+    pub keys: Option<Passphrase>,
 }
 
 /// A file of a backup
@@ -99,13 +109,15 @@ pub struct BackupManifest {
     pub certificates: u64,
     /// Whether private keys are in it
     pub with_keys: bool,
+    /// Files whose private keys are in it, below the authority's directory
+    pub keys: Vec<String>,
     /// Files with private keys that were left out
     pub keys_left_out: Vec<String>,
     /// Every file other than this one
     pub files: Vec<BackupFile>,
 }
 
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Takes a backup into `target`, which must not exist; durable when this returns
 pub fn take(
@@ -116,15 +128,25 @@ pub fn take(
     if target.try_exists().map_err(io_error(target))? {
         return Err(BackupError::Exists(target.to_owned()));
     }
+    let keys = match &source.keys {
+        Some(_) => read_keys(&source.directory)?,
+        None => Keys::new(),
+    };
+    if source.keys.is_some() && keys.is_empty() {
+        return Err(BackupKeysError::Nowhere(source.directory.clone()).into());
+    }
     files::create_directory(target).map_err(io_error(target))?;
-    let mut listed = Vec::new();
-    list(&source.directory, Path::new(""), 0, &mut listed)?;
+    let mut listed = top(&source.directory, "pem")?;
+    list(&source.directory.join(STATE), Path::new(STATE), 0, &mut listed)?;
     let mut copied = Vec::new();
-    let mut keys_left_out = Vec::new();
+    let mut keys_left_out = match &source.keys {
+        Some(_) => Vec::new(),
+        None => top(&source.directory, "key")?.iter().map(|path| text(path)).collect(),
+    };
     for path in listed {
         let from = source.directory.join(&path);
-        if !source.with_keys && is_private_key(&from).map_err(io_error(&from))? {
-            keys_left_out.push(path.to_string_lossy().into_owned());
+        if is_private_key(&from).map_err(io_error(&from))? {
+            keys_left_out.push(text(&path));
             continue;
         }
         // A file that is replaced while it is copied, or a tile that made place for a wider one, is gone.
@@ -134,16 +156,23 @@ pub fn take(
             Err(error) => return Err(io_error(&from)(error)),
         }
     }
+    files::create_directory(&target.join(STATE)).map_err(io_error(target))?;
     journal::copy(&source.directory.join(JOURNAL), &target.join(JOURNAL))?;
     list(&target.join(JOURNAL), Path::new(JOURNAL), 0, &mut copied)?;
     let replay = Replay::read(&target.join(JOURNAL))?;
+    let reached = HighWater::of(source.instance.as_str(), &replay);
+    if let Some(passphrase) = &source.keys {
+        keys::seal(target, &keys, &reached, passphrase)?;
+        copied.push(KEYS_FILE.into());
+    }
     let manifest = BackupManifest {
         version: VERSION,
         taken_at: unix_seconds(now),
-        reached: HighWater::of(source.instance.as_str(), &replay),
+        reached,
         deny_list_epoch: replay.deny_list.epoch,
         certificates: replay.issued,
-        with_keys: source.with_keys,
+        with_keys: source.keys.is_some(),
+        keys: keys.into_keys().collect(),
         keys_left_out,
         files: describe(target, &copied)?,
     };
@@ -153,6 +182,44 @@ pub fn take(
     let bytes = bytes.map_err(io_error(&path))?;
     files::create_new(&path, files::PRIVATE, &bytes).map_err(io_error(&path))?;
     Ok(manifest)
+}
+
+/// Files with this extension that belong to the authority: its own, and those of a root that was made with it
+fn top(directory: &Path, extension: &str) -> Result<Vec<PathBuf>, BackupError> {
+    let mut found = Vec::new();
+    for below in [Path::new(""), Path::new(EMBEDDED_ROOT)] {
+        let place = directory.join(below);
+        let entries = match fs::read_dir(&place) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries.map_err(io_error(&place))?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(io_error(&place))?;
+            let is_file = entry.file_type().map_err(io_error(&place))?.is_file();
+            let name = PathBuf::from(entry.file_name());
+            // Temporary files of `files` begin with a dot.
+            let hidden = name.to_string_lossy().starts_with('.');
+            if is_file && !hidden && name.extension().is_some_and(|known| known == extension) {
+                found.push(below.join(name));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn read_keys(directory: &Path) -> Result<Keys, BackupError> {
+    let mut keys = Keys::new();
+    for path in top(directory, "key")? {
+        let from = directory.join(&path);
+        let octets = files::read_limited(&from, KEY_LIMIT_BYTES).map_err(io_error(&from))?;
+        keys.insert(text(&path), Zeroizing::new(octets));
+    }
+    Ok(keys)
 }
 
 /// Files below a directory, other than the journal's, in order; symbolic links and the like are passed over
@@ -225,7 +292,7 @@ fn describe(root: &Path, copied: &[PathBuf]) -> Result<Vec<BackupFile>, BackupEr
     let described = copied.iter().map(|path| {
         let place = root.join(path);
         let (bytes, sha256) = hash_file(&place).map_err(io_error(&place))?;
-        Ok(BackupFile { path: path.to_string_lossy().into_owned(), bytes, sha256 })
+        Ok(BackupFile { path: text(path), bytes, sha256 })
     });
     described.collect()
 }

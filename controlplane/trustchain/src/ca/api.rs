@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use super::authority::IssuingAuthority;
 use super::entry::Entry;
+use super::issuing_keys::IssuingKey;
 use super::profile::Profiles;
 use super::service::Service;
 use crate::certificate::Fingerprint;
@@ -549,14 +550,30 @@ impl Ca {
         self.service.set_siblings(siblings);
     }
 
-    /// The issuing authority: its certificate, root and key
-    pub fn authority(&self) -> &IssuingAuthority {
+    /// The issuing authority in force: its certificate, root and key. Another key may take over at any time.
+    pub fn authority(&self) -> Arc<IssuingAuthority> {
         self.service.authority()
     }
 
     /// The issuing authority as the data plane trusts it
     pub fn trust_anchor(&self) -> TrustAnchor {
         self.service.authority().trust_anchor()
+    }
+
+    /// The issuing keys of this instance, those taken in first before the others. They are taken in and taken from
+    /// state to state by [`super::keys::IssuingKeys`].
+    pub fn issuing_keys(&self) -> Vec<IssuingKey> {
+        self.service.issuing_keys()
+    }
+
+    /// Changes with each step of an issuing key
+    pub fn issuing_keys_changed(&self) -> watch::Receiver<u64> {
+        self.service.issuing_keys_changed()
+    }
+
+    /// The certificate of an issuing key of this instance, whatever state it is in; by its identifier, hexadecimal
+    pub fn issuing_certificate(&self, key_id: &str) -> Option<Vec<u8>> {
+        self.service.issuing_certificate(key_id)
     }
 
     /// The profiles in force

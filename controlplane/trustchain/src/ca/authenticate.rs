@@ -1,14 +1,18 @@
 //! Who asks: a join token, a certificate in force, the key a node enrolled with, or the operator. What they may have
 //! is decided in `pipeline`.
 
+use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 
 use super::api::{Credential, Holder, Refusal, STATEMENT_TOLERANCE, enrolled_key_statement};
+use super::authority::IssuingAuthority;
 use super::entry::Registered;
+use super::issuing_keys::KeyRegister;
 use super::service::Service;
 use crate::certificate::{self, unix_seconds};
 use crate::chain;
 use crate::profile::Subject;
+use crate::revocation::KeyId;
 use crate::token::TokenError;
 
 /// How far the start of a certificate may lie ahead of the clock here
@@ -123,11 +127,12 @@ impl Service {
         if state.is_revoked(leaf.raw_serial(), &spki_sha256) {
             return Err(Refusal::Revoked);
         }
-        let own = self.authority().certificate_der();
-        let own = certificate::parse(own).map_err(|e| Refusal::Internal(e.to_string()))?;
-        if leaf.issuer().as_raw() == own.subject().as_raw()
-            && let Some(live) = state.live(leaf.raw_serial())
+        if let Some(live) = state.live(leaf.raw_serial())
+            && is_named(&leaf, state.issuing_keys(), &self.authority(), &live.issuer)
         {
+            if state.is_issuer_revoked(&live.issuer) {
+                return Err(Refusal::Revoked);
+            }
             // Who holds the key of a certificate of this serial number is whom the journal says it was issued
             // to; nothing else of what was shown is read, so nothing else need be verified.
             if live.spki_sha256 != spki_sha256 {
@@ -158,10 +163,11 @@ impl Service {
         let refuse = |reason| Err(Refusal::Unauthenticated(reason));
         let now = self.now();
         let usage = chain::Usage::Client;
-        let root = self.authority().root_der();
+        let authority = self.authority();
+        let root = authority.root_der();
         let issued =
             |sibling: &&Vec<u8>| chain::check_leaf(leaf_der, sibling, root, usage, now).is_ok();
-        let own = self.authority().certificate_der().to_vec();
+        let own = authority.certificate_der().to_vec();
         let siblings = self.siblings();
         if [&own].into_iter().chain(siblings.iter()).find(issued).is_none() {
             return refuse(
@@ -170,6 +176,10 @@ impl Service {
         }
         let malformed = Refusal::Unauthenticated("the certificate names nobody of this mesh");
         let leaf = certificate::parse(leaf_der).map_err(|_| malformed.clone())?;
+        let issuer = KeyId::of_issuer(&leaf).map_err(|_| malformed.clone())?;
+        if self.shared().state().is_issuer_revoked(&issuer) {
+            return Err(Refusal::Revoked);
+        }
         let names = leaf.subject_alternative_name().ok().flatten().ok_or(malformed.clone())?;
         let enrolment = self.profiles().enrolment().ok_or(malformed.clone())?;
         let prefix = stoq_interface::SPIFFE_NODE_PREFIX;
@@ -253,6 +263,22 @@ impl Service {
             adopted: None,
         })
     }
+}
+
+/// Whether a certificate names one of this instance's issuing keys as its issuer: the name follows from the key
+fn is_named(
+    leaf: &X509Certificate<'_>,
+    keys: &KeyRegister,
+    current: &IssuingAuthority,
+    issuer: &KeyId,
+) -> bool {
+    let certificate_der = match keys.by_id(issuer) {
+        Some(key) => key.certificate_der.as_slice(),
+        None if current.key_id() == *issuer => current.certificate_der(),
+        None => return false,
+    };
+    let parsed = certificate::parse(certificate_der);
+    parsed.is_ok_and(|parsed| parsed.subject().as_raw() == leaf.issuer().as_raw())
 }
 
 fn in_force(not_before: u64, not_after: u64, now: u64) -> Result<(), Refusal> {

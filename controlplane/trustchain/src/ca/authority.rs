@@ -183,11 +183,16 @@ impl IssuingAuthority {
 
     /// What rcgen needs to know of the issuer: its name and the identifier of its key
     pub(super) fn issuer_params(&self) -> CertificateParams {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = authority_name(&self.public, "issuing");
-        params.key_identifier_method = key_identifier_method(self.public.public_point());
-        params
+        issuer_params(&self.public)
     }
+}
+
+/// What rcgen needs to know of an issuer, all of which follows from its key
+pub(super) fn issuer_params(key: &KeyInfo) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = authority_name(key, "issuing");
+    params.key_identifier_method = key_identifier_method(key.public_point());
+    params
 }
 
 fn permitted_networks(parsed: &X509Certificate<'_>) -> Option<Vec<(u128, u128)>> {

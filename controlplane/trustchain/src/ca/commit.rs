@@ -59,6 +59,8 @@ impl Drop for HeldToken {
 /// Entries of another part that are to be durable
 pub(super) struct AppendCommit {
     pub(super) entries: Vec<Entry>,
+    /// Certificates of authorities whose records are among the entries: chains may refer to them afterwards
+    pub(super) issuers: Vec<Vec<u8>>,
     pub(super) done: oneshot::Sender<Result<u64, Refusal>>,
 }
 
@@ -71,6 +73,7 @@ pub(super) enum Message {
 struct Group {
     batch: Option<Batch>,
     entries: Vec<Entry>,
+    issuers: Vec<Vec<u8>>,
     issues: Vec<Waiter>,
     /// With the place of their first entry in the group
     appends: Vec<(u64, oneshot::Sender<Result<u64, Refusal>>)>,
@@ -171,8 +174,13 @@ impl Committer {
         }?;
         drop(sequencer);
         self.shared.clock_went_back.store(false, Ordering::Relaxed);
-        let mut group =
-            Group { batch, entries: Vec::new(), issues: Vec::new(), appends: Vec::new() };
+        let mut group = Group {
+            batch,
+            entries: Vec::new(),
+            issuers: Vec::new(),
+            issues: Vec::new(),
+            appends: Vec::new(),
+        };
         if let Some(batch) = &group.batch {
             group.entries.push(Entry::Log(batch.record().to_vec()));
             for (ticket, leaf_index) in batch.tickets().iter().zip(batch.first_index()..) {
@@ -196,6 +204,7 @@ impl Committer {
             let Some(append) = self.appends.pop_front() else { break };
             group.appends.push((group.entries.len() as u64, append.done));
             group.entries.extend(append.entries);
+            group.issuers.extend(append.issuers);
         }
         Ok((!group.entries.is_empty()).then_some(group))
     }
@@ -252,7 +261,7 @@ impl Committer {
     }
 
     fn apply(&mut self, group: Group, appended: Appended) -> Result<(), String> {
-        let Group { batch, entries, issues, appends } = group;
+        let Group { batch, entries, issuers, issues, appends } = group;
         let mut released = Vec::new();
         if let Some(batch) = batch {
             let now_ms = self.shared.now_ms();
@@ -260,6 +269,10 @@ impl Committer {
             let landed = sequencer.batch_durable(batch, now_ms).map_err(|e| e.to_string())?;
             self.shared.log_entries.store(sequencer.head().size, Ordering::Relaxed);
             released = landed;
+        }
+        for der in issuers {
+            self.shared.sequencer().issuer_durable(boring::sha::sha256(&der));
+            self.shared.new_issuers().push(der);
         }
         let first_index = released.first().map_or(0, |one| one.durable.entry().leaf_index);
         let mut waiters = issues.into_iter();
@@ -287,6 +300,9 @@ impl Committer {
         }
         drop(state);
         drop(let_go);
+        if entries.iter().any(|entry| matches!(entry, Entry::IssuingKey(_))) {
+            self.shared.keys_changed.send_modify(|count| *count += 1);
+        }
         for (entry, sequence) in entries.iter().zip(appended.first..) {
             for follower in &mut self.followers {
                 follower.follow(sequence, entry)?;

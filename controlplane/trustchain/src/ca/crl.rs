@@ -1,5 +1,5 @@
-//! The authority's CRLs: one publisher for its issuing key, signed when something was revoked and on a timer when
-//! nothing was. Its caller makes numbers durable before it shows a list to anybody.
+//! The authority's CRLs: one publisher for each issuing key whose leaves may still be good, signed when something was
+//! revoked and on a timer when nothing was. Its caller makes numbers durable before it shows a list to anybody.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ pub const CRL_VALIDITY: Duration = Duration::from_secs(4 * 3_600);
 /// How long the list of a certificate that ended is kept in memory after it was shown
 const RETAIN: u64 = 24 * 3_600;
 
-/// The latest list of each shard
-pub type PublishedCrls = Arc<BTreeMap<u8, Arc<IssuedCrl>>>;
+/// The latest list of each shard, by issuing key
+pub type PublishedCrls = Arc<BTreeMap<(KeyId, u8), Arc<IssuedCrl>>>;
 
 /// The lists of one issuing key
 pub(super) struct Crls {
@@ -91,5 +91,54 @@ impl Crls {
             }
         }
         (issued, None)
+    }
+}
+
+/// The lists of all issuing keys that may still sign any
+#[derive(Default)]
+pub(super) struct CrlBooks(BTreeMap<KeyId, Crls>);
+
+impl CrlBooks {
+    /// Takes the lists of one more key
+    pub(super) fn insert(&mut self, crls: Crls) {
+        self.0.insert(crls.key_id(), crls);
+    }
+
+    /// Whether the lists of this key are here
+    pub(super) fn has(&self, key: &KeyId) -> bool {
+        self.0.contains_key(key)
+    }
+
+    /// Forgets the lists of a key that signs none any more
+    pub(super) fn remove(&mut self, key: &KeyId) {
+        self.0.remove(key);
+    }
+
+    /// Adds a revocation to the lists of its issuer
+    pub(super) fn revoke(&mut self, entry: &Entry, now: u64) -> Result<(), CrlError> {
+        self.0.values_mut().try_for_each(|crls| crls.revoke(entry, now))
+    }
+
+    /// Shards to sign now, by key
+    pub(super) fn due(&self, now: SystemTime, pause: Duration) -> Vec<(KeyId, Vec<u8>)> {
+        let due = self.0.iter().map(|(key, crls)| (*key, crls.due(now, pause)));
+        due.filter(|(_, shards)| !shards.is_empty()).collect()
+    }
+
+    /// Signs shards; waits for the signer. What was signed counts, also where a later one fails: of one key's
+    /// failure the others' lists do not suffer.
+    pub(super) fn issue(
+        &mut self,
+        due: &[(KeyId, Vec<u8>)],
+        now: SystemTime,
+    ) -> (Vec<(KeyId, IssuedCrl)>, Option<CrlError>) {
+        let (mut issued, mut first) = (Vec::new(), None);
+        for (key, shards) in due {
+            let Some(crls) = self.0.get_mut(key) else { continue };
+            let (lists, error) = crls.issue(shards, now);
+            issued.extend(lists.into_iter().map(|list| (*key, list)));
+            first = first.or(error);
+        }
+        (issued, first)
     }
 }

@@ -17,6 +17,7 @@ const DENY_LIST_ISSUED: EntryKind = EntryKind(9);
 const CRL_ISSUED: EntryKind = EntryKind(10);
 const AUDIT: EntryKind = EntryKind(11);
 const POLICY: EntryKind = EntryKind(12);
+const ISSUING_KEY: EntryKind = EntryKind(13);
 
 /// One entry
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +46,8 @@ pub enum Entry {
     Audit(Audit),
     /// A policy document came into force
     Policy(PolicyStored),
+    /// An issuing key was taken in, took a step of its life, or has another certificate
+    IssuingKey(IssuingKeyChanged),
 }
 
 /// [`Entry::Issued`]; times in seconds since 1970 unless they say otherwise
@@ -170,14 +173,14 @@ pub struct RenewAll {
     pub end: u64,
 }
 
-/// [`Entry::Revoked`]: a serial number with the key of its issuer, or a public key, or both; as
-/// `revocation::Entry`. Times in seconds since 1970.
+/// [`Entry::Revoked`]: a serial number with the key of its issuer, or a public key, or both, or an issuing key with
+/// all it has signed; as `revocation::Entry`. Times in seconds since 1970.
 #[derive(Clone, PartialEq, Message)]
 pub struct Revoked {
-    /// Serial number, big-endian without leading zero octets; empty: the key alone
+    /// Serial number, big-endian without leading zero octets; empty: a key alone
     #[prost(bytes = "vec", tag = "1")]
     pub serial: Vec<u8>,
-    /// Key identifier of the key that issued it; empty where there is no serial
+    /// Key identifier of the key that issued it; without a serial number, of the issuing key that is revoked
     #[prost(bytes = "vec", tag = "2")]
     pub issuer_key_id: Vec<u8>,
     /// SHA-256 of the SubjectPublicKeyInfo; empty: the certificate alone
@@ -253,6 +256,29 @@ pub struct PolicyStored {
     pub stored_at: u64,
 }
 
+/// [`Entry::IssuingKey`]: the key as it is from here on
+#[derive(Clone, PartialEq, Message)]
+pub struct IssuingKeyChanged {
+    /// SHA-256 of its SubjectPublicKeyInfo
+    #[prost(bytes = "vec", tag = "1")]
+    pub spki_sha256: Vec<u8>,
+    /// Its name where keys are kept
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// Its certificate
+    #[prost(bytes = "vec", tag = "3")]
+    pub certificate_der: Vec<u8>,
+    /// 1 prepared, 2 active, 3 tainted, 4 revoked
+    #[prost(uint32, tag = "4")]
+    pub state: u32,
+    /// Since when, in seconds since 1970
+    #[prost(uint64, tag = "5")]
+    pub since: u64,
+    /// Why it is tainted: 1 replaced, 2 compromised, 0 it is not
+    #[prost(uint32, tag = "6")]
+    pub taint: u32,
+}
+
 /// Why an entry is none
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum EntryError {
@@ -285,6 +311,7 @@ impl Entry {
             Self::CrlIssued(_) => CRL_ISSUED,
             Self::Audit(_) => AUDIT,
             Self::Policy(_) => POLICY,
+            Self::IssuingKey(_) => ISSUING_KEY,
         }
     }
 
@@ -303,6 +330,7 @@ impl Entry {
             Self::CrlIssued(message) => message.encode_to_vec(),
             Self::Audit(message) => message.encode_to_vec(),
             Self::Policy(message) => message.encode_to_vec(),
+            Self::IssuingKey(message) => message.encode_to_vec(),
         };
         NewEntry { kind: self.kind(), payload }
     }
@@ -326,6 +354,7 @@ impl Entry {
             CRL_ISSUED => CrlIssued::decode(payload).map(Self::CrlIssued),
             AUDIT => Audit::decode(payload).map(Self::Audit),
             POLICY => PolicyStored::decode(payload).map(Self::Policy),
+            ISSUING_KEY => IssuingKeyChanged::decode(payload).map(Self::IssuingKey),
             EntryKind(unknown) => return Err(EntryError::Kind(unknown)),
         };
         read.map_err(|error| EntryError::Malformed { kind: kind.0, reason: error.to_string() })
@@ -353,6 +382,7 @@ mod tests {
             Entry::CrlIssued(CrlIssued { shard: 3, number: 8, ..CrlIssued::default() }),
             Entry::Audit(Audit { record: b"{}".to_vec() }),
             Entry::Policy(PolicyStored { version: 2, ..PolicyStored::default() }),
+            Entry::IssuingKey(IssuingKeyChanged { state: 2, ..IssuingKeyChanged::default() }),
         ]
     }
 
@@ -365,7 +395,7 @@ mod tests {
             assert_eq!(Entry::decode(kind, &payload), Ok(entry));
         }
         // A kind that was given once keeps its number.
-        assert_eq!(kinds, (1..=12).collect());
+        assert_eq!(kinds, (1..=13).collect());
     }
 
     #[test]

@@ -14,7 +14,9 @@ mod crl;
 pub mod entry;
 pub mod inventory;
 mod inventory_feed;
+mod issuing_keys;
 pub mod journal;
+pub mod keys;
 pub mod open;
 mod pipeline;
 pub mod profile;
@@ -33,6 +35,7 @@ pub use api::{
 };
 pub use authority::{IssuingAuthority, IssuingError};
 pub use entry::Entry;
+pub use issuing_keys::{IssuingKey, KeyRegister};
 pub use journal::LogJournal;
 pub use open::{CaError, CaOpened, Parts, fsck};
 pub use pipeline::consensus_statement;

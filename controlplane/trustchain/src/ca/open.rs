@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::UNIX_EPOCH;
 
 use stoq_store::journal::{self, Disk, Journal, NewEntry, OpenError, Opened, Options, UringDisk};
@@ -18,7 +18,7 @@ use super::entry::{Entry, EntryError};
 use super::inventory_feed::Feed;
 use super::journal::LogJournal;
 use super::publish::{self, PublishTask};
-use super::service::{Counters, Service, Tasks};
+use super::service::{Counters, Issuer, Service, Tasks};
 use super::settings::{CaSettings, Mode};
 use super::shared::{Follower, Shared};
 use super::state::State;
@@ -80,6 +80,12 @@ pub enum CaError {
     /// The signer
     #[error(transparent)]
     Signer(#[from] SignerError),
+    /// The issuing key is not the one the journal says
+    #[error("the authority was opened with another issuing key than `{expected}`, which its journal says is in force")]
+    NotInForce {
+        /// The key in force
+        expected: KeyName,
+    },
     /// The name is of a key for something else
     #[error("key `{0}` is not a log key")]
     Purpose(KeyName),
@@ -219,7 +225,7 @@ impl Ca {
         }
         let Parts { authority, log_signer, log_key, tokens, records, followers } = parts;
         let signer = log_signer_of(&settings, log_signer.clone(), &log_key)?;
-        let chain = IssuerChain::new(&[authority.certificate_der(), authority.root_der()])?;
+        let issuer = Issuer::new(&settings, authority)?;
         let directory = settings.journal_directory();
         if !directory.is_dir() && settings.log_directory().join(CHECKPOINT_PATH).exists() {
             let (log, journal) = (settings.log_directory(), directory);
@@ -234,7 +240,7 @@ impl Ca {
         let replayed = replay.finish(now_ms(&settings)).and_then(|mut replayed| {
             let Replayed { publisher, sequencer, .. } = &mut replayed;
             publish::publish_last(publisher, sequencer.last_head(), &verifier)?;
-            replayed.register_chain(&journal, &chain)?;
+            replayed.register_chain(&journal, &issuer.chain)?;
             Ok(replayed)
         });
         let replayed = match replayed {
@@ -246,6 +252,13 @@ impl Ca {
             }
         };
         let Replayed { mut state, publisher, sequencer, followers, heads } = replayed;
+        if let Some(expected) = state.issuing_keys().in_force()
+            && expected.key_id != issuer.authority.key_id()
+        {
+            let expected = expected.name.clone();
+            drop(block_on(journal.close()));
+            return Err(CaError::NotInForce { expected });
+        }
         settle_tokens(&mut state, &tokens, unix_seconds((settings.clock)()));
         let found = CaOpened {
             journal: journal_opened,
@@ -255,11 +268,10 @@ impl Ca {
         };
         let ca = assemble(Assembly {
             settings,
-            authority,
+            issuer,
             log_signer,
             log_key,
             signer,
-            chain,
             tokens,
             records,
             journal,
@@ -275,11 +287,10 @@ impl Ca {
 /// Everything a running authority is made of
 struct Assembly {
     settings: CaSettings,
-    authority: IssuingAuthority,
+    issuer: Issuer,
     log_signer: Arc<dyn Signer>,
     log_key: KeyName,
     signer: LogSigner<NamedKey>,
-    chain: IssuerChain,
     tokens: Arc<TokenStore>,
     records: Option<Arc<dyn Records>>,
     journal: Journal,
@@ -290,7 +301,7 @@ struct Assembly {
 }
 
 fn assemble(assembly: Assembly) -> Ca {
-    let Assembly { settings, authority, signer, journal, records, publisher, sequencer, .. } =
+    let Assembly { settings, issuer, signer, journal, records, publisher, sequencer, .. } =
         assembly;
     let (messages, receiver) = mpsc::channel(settings.limits.in_flight + MESSAGES_EXTRA);
     let journal = Arc::new(journal);
@@ -325,17 +336,12 @@ fn assemble(assembly: Assembly) -> Ca {
             .zip(records.clone())
             .map(|(feed, records)| tokio::spawn(feed.run(journal.clone(), records))),
     };
-    let crl_uris = (0..settings.sharding.shards())
-        .map(|shard| settings.crl_uri(&authority.key_id(), shard))
-        .collect();
     let service = Service {
         siblings: Mutex::new(Arc::new(settings.siblings.clone())),
-        authority_uri: settings.authority_uri(&authority.key_id()),
-        crl_uris,
         admission: Admission::new(settings.limits),
         settings,
-        authority,
-        chain: assembly.chain,
+        issuer: RwLock::new(Arc::new(issuer)),
+        turnover: tokio::sync::RwLock::default(),
         log,
         log_signer: assembly.log_signer,
         log_key: assembly.log_key,

@@ -62,6 +62,8 @@ impl Service {
     async fn run(&self, request: IssueRequest) -> Result<IssuedCertificate, Refusal> {
         // 1: admission
         let place = self.admission().enter()?;
+        // Until the end the issuing key is one and the same.
+        let _one_key = self.turnover.read().await;
         self.check_issuing()?;
         check_sizes(&request)?;
         // 2: who asks
@@ -81,7 +83,7 @@ impl Service {
         }
         let turn = self.turn(id).await;
         let before = self.shared().state().remembered(&id);
-        if let Some(before) = before {
+        if let Some(before) = before.filter(|before| self.may_finish(before)) {
             drop(turn);
             // Still only for whoever may have it, and of a token only what it was used for
             self.grant(&caller, profile, &subject)?;
@@ -92,14 +94,14 @@ impl Service {
             }
             return self.finish(&id, before, true).await;
         }
-        let token = self.hold_token(&caller)?;
+        let (token, spent) = self.hold_token(&caller, &id)?;
         // 4: consensus, 5: policy
         let mut grant = self.grant(&caller, profile, &subject)?;
         self.agreed(&request, &caller, &grant, &spki_sha256)?;
         if self.shared().state().is_anothers_key(&spki_sha256, &profile.name, &subject) {
             return Err(Refusal::KeyInUse);
         }
-        if let Some(token) = &caller.token {
+        if let Some(token) = caller.token.as_ref().filter(|_| !spent) {
             grant.others.push(Entry::TokenUsed(TokenUsed {
                 id: token.id.clone(),
                 expires: token.expires,
@@ -113,11 +115,12 @@ impl Service {
         }
         // 6: build and lint, 7: precertificate
         let (issued, tbs) = self.build(&request, &caller, &grant, &key, id)?;
-        let signer = self.authority().signer();
-        let signature = signer.sign(self.authority().key().name(), tbs.clone()).await?;
+        let issuer = self.issuer();
+        let (signer, name) = (issuer.authority.signer(), issuer.authority.key().name());
+        let signature = signer.sign(name, tbs.clone()).await?;
         let precertificate = signed_object(&tbs, &signature);
         let submission =
-            Submission::precertificate(&precertificate, self.chain(), IssuerSignature::Checked)
+            Submission::precertificate(&precertificate, &issuer.chain, IssuerSignature::Checked)
                 .map_err(|error| Refusal::Internal(error.to_string()))?;
         // 8: the commit point
         let holds = Holds { _token: token, _turn: turn };
@@ -143,14 +146,35 @@ impl Service {
         lock.lock_owned().await
     }
 
-    fn hold_token(&self, caller: &Caller) -> Result<Option<HeldToken>, Refusal> {
-        let Some(token) = &caller.token else { return Ok(None) };
+    /// Whether what was committed for a request can still be made a certificate: of an issuing key that was replaced
+    /// in between it cannot, and the request is answered anew
+    fn may_finish(&self, before: &Remembered) -> bool {
+        match before {
+            Remembered::Done(_) => true,
+            Remembered::Committed(committed) => {
+                self.authority().key_id().as_bytes()[..] == committed.issued.issuer_key_id[..]
+            }
+        }
+    }
+
+    /// The token, set aside for this request; and whether this very request has used it already
+    fn hold_token(
+        &self,
+        caller: &Caller,
+        id: &RequestId,
+    ) -> Result<(Option<HeldToken>, bool), Refusal> {
+        let Some(token) = &caller.token else { return Ok((None, false)) };
         let mut state = self.shared().state();
-        // The same request would have been answered above.
-        if token.used || state.token_user(&token.id).is_some() || !state.reserve_token(&token.id) {
+        let user = state.token_user(&token.id);
+        let spent = user == Some(*id);
+        // The same request would have been answered above, were its certificate not of another issuing key.
+        let used = (token.used || user.is_some()) && !spent;
+        if used || !state.reserve_token(&token.id) {
             return Err(Refusal::TokenUsed);
         }
-        Ok(Some(HeldToken { shared: self.shared().clone(), id: token.id.clone() }))
+        drop(state);
+        let held = HeldToken { shared: self.shared().clone(), id: token.id.clone() };
+        Ok((Some(held), spent))
     }
 
     /// What the caller may have
@@ -209,7 +233,8 @@ impl Service {
             }
         }
         let names = profile.names(&registration).map_err(Refusal::Malformed)?;
-        if let Some(address) = names.addresses.iter().find(|one| !self.authority().may_name(**one))
+        let authority = self.authority();
+        if let Some(address) = names.addresses.iter().find(|one| !authority.may_name(**one))
         {
             return Err(Refusal::Malformed(format!(
                 "{address} is not within the network this authority may name"
@@ -265,16 +290,17 @@ impl Service {
         };
         let number = SerialNumber::from_bytes(&serial).map_err(|error| internal(&error))?;
         let shard = self.sharding().shard_of(&number);
+        let issuer = self.issuer();
         let order = Order {
-            authority: self.authority(),
+            authority: &issuer.authority,
             profile,
             names: &grant.names,
             key,
             serial,
             not_before,
             not_after,
-            crl_uri: self.crl_uri(shard),
-            authority_uri: self.authority_uri(),
+            crl_uri: issuer.crl_uri(shard),
+            authority_uri: issuer.authority_uri(),
         };
         let tbs = order.precertificate_tbs().map_err(|error| match error {
             build::BuildError::Lint(field) => Refusal::Lint(field),
@@ -287,7 +313,7 @@ impl Service {
             subject: grant.registration.subject.clone(),
             dns_names: grant.names.dns.clone(),
             spki_sha256: boring::sha::sha256(key.spki_der()).to_vec(),
-            issuer_key_id: self.authority().key_id().as_bytes().to_vec(),
+            issuer_key_id: issuer.authority.key_id().as_bytes().to_vec(),
             not_before: unix_seconds(not_before),
             not_after: unix_seconds(not_after),
             leaf_index: 0,

@@ -100,8 +100,13 @@ impl PublishTask {
             let count = usize::try_from(wanted).unwrap_or(usize::MAX).min(unpublished.len());
             unpublished.drain(..count).collect()
         };
+        // Those first: entries refer to them.
+        let issuers = std::mem::take(&mut *self.shared.new_issuers());
         let signer = self.signer.clone();
         let write = move || -> Result<_, PublishError> {
+            for der in issuers {
+                publisher.issuer(&der)?;
+            }
             for (leaf_hash, tile_leaf) in leaves {
                 publisher.entry(leaf_hash, &tile_leaf)?;
             }
@@ -155,7 +160,7 @@ impl PublishTask {
         let messages = self.messages.upgrade().ok_or_else(gone)?;
         let (done, outcome) = oneshot::channel();
         let entries = vec![Entry::Log(signed.record().to_vec())];
-        let append = Message::Append(AppendCommit { entries, done });
+        let append = Message::Append(AppendCommit { entries, issuers: Vec::new(), done });
         messages.send(append).await.map_err(|_| gone())?;
         drop(messages);
         outcome.await.map_err(|_| gone())?

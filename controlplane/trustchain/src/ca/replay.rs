@@ -1,4 +1,4 @@
-//! What the journal says about revocations, deny-lists, CRLs and the audit log, gathered in one walk before the
+//! What the journal says about revocations, deny-lists, CRLs, issuing keys and the audit log, gathered in one walk before the
 //! service starts, and by tools that look at a journal or a backup without opening it. It writes nothing.
 
 use std::collections::BTreeMap;
@@ -8,11 +8,10 @@ use stoq_store::JournalId;
 use stoq_store::journal::{self, OpenError, Report};
 
 use super::entry::{CrlIssued, DenyListIssued, Entry, Revoked};
+use super::issuing_keys::KeyRegister;
 use crate::audit::{AuditError, Chain};
 use crate::certificate::hex;
-use crate::revocation::{
-    self, EntryError, IssuerState, KeyId, Reason, SerialNumber, SpkiHash, Target,
-};
+use crate::revocation::{self, EntryError, IssuerState, KeyId, Reason, Target};
 
 /// Why a journal's entries do not fit together
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +24,9 @@ pub enum ReplayError {
         "{0}; {1} places in all: `stoqctl log fsck` lists them, restore the newest backup that is sound"
     )]
     Damaged(journal::Damage, usize),
+    /// An issuing key
+    #[error("an entry of the journal about an issuing key makes no sense: {0}")]
+    IssuingKey(&'static str),
     /// A revocation
     #[error("a revocation in the journal makes no sense: {0}")]
     Revocation(#[from] EntryError),
@@ -54,6 +56,8 @@ pub struct Replay {
     pub crl_numbers: BTreeMap<(KeyId, u8), u64>,
     /// Where the audit log ends
     pub audit: Chain,
+    /// The issuing keys and where they stand
+    pub issuing_keys: KeyRegister,
     /// Certificates issued
     pub issued: u64,
     /// Entries that are in the transparency log for good: one more than the highest index
@@ -102,6 +106,10 @@ impl Replay {
             Entry::Issued(issued) => {
                 self.issued += 1;
                 self.log_entries = self.log_entries.max(issued.leaf_index + 1);
+                self.issuing_keys.note_leaf(&issued.issuer_key_id, issued.not_after);
+            }
+            Entry::IssuingKey(changed) => {
+                self.issuing_keys.take(changed).map_err(ReplayError::IssuingKey)?;
             }
             Entry::Revoked(revoked) => {
                 let added = self.deny_list.epoch + 1;
@@ -166,24 +174,7 @@ impl DenyListReplay {
 
 /// A revocation as the journal has it
 pub fn read_revoked(revoked: &Revoked) -> Result<revocation::Entry, EntryError> {
-    let certificate = match (revoked.issuer_key_id.is_empty(), revoked.serial.is_empty()) {
-        (true, true) => None,
-        (false, false) => Some((
-            KeyId::from_bytes(&revoked.issuer_key_id)?,
-            SerialNumber::from_bytes(&revoked.serial)?,
-        )),
-        _ => return Err(EntryError::Target),
-    };
-    let spki = match revoked.spki_sha256.is_empty() {
-        true => None,
-        false => Some(SpkiHash::from_bytes(&revoked.spki_sha256)?),
-    };
-    let target = match (certificate, spki) {
-        (Some((issuer, serial)), None) => Target::certificate(issuer, serial),
-        (None, Some(spki)) => Target::key(spki),
-        (Some((issuer, serial)), Some(spki)) => Target::certificate_and_key(issuer, serial, spki),
-        (None, None) => return Err(EntryError::Target),
-    };
+    let target = Target::from_parts(&revoked.issuer_key_id, &revoked.serial, &revoked.spki_sha256)?;
     let code = i32::try_from(revoked.reason).map_err(|_range| EntryError::Reason)?;
     Ok(revocation::Entry {
         target,
@@ -197,7 +188,10 @@ pub fn read_revoked(revoked: &Revoked) -> Result<revocation::Entry, EntryError> 
 pub fn write_revoked(entry: &revocation::Entry, revoked_by: &str) -> Revoked {
     let (issuer_key_id, serial) = match entry.target.named_certificate() {
         Some((issuer, serial)) => (issuer.as_bytes().to_vec(), serial.as_bytes().to_vec()),
-        None => (Vec::new(), Vec::new()),
+        None => {
+            let issuer = entry.target.named_issuer();
+            (issuer.map(|key| key.as_bytes().to_vec()).unwrap_or_default(), Vec::new())
+        }
     };
     let spki = entry.target.named_key();
     Revoked {
@@ -220,6 +214,7 @@ pub fn write_crl(issuer: &KeyId, shard: u8, number: u64, issued_at: u64) -> CrlI
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::revocation::{SerialNumber, SpkiHash};
 
     fn entry(serial: u8, revoked_at: u64, ends_at: u64) -> revocation::Entry {
         let issuer = KeyId::from_bytes(&[1; 20]).unwrap();
@@ -237,6 +232,7 @@ mod tests {
             Target::certificate(issuer, serial.clone()),
             Target::key(spki),
             Target::certificate_and_key(issuer, serial, spki),
+            Target::issuer(issuer),
         ] {
             let entry =
                 revocation::Entry { target, reason: Reason::Superseded, revoked_at: 5, ends_at: 9 };

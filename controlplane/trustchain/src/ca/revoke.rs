@@ -8,6 +8,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,11 +18,12 @@ use stoq_store::records::RecordsError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::api::{Ca, Clock};
-use super::crl::{Crls, PublishedCrls};
+use super::crl::{CrlBooks, Crls, PublishedCrls};
 use super::inventory::{Inventory, InventoryError};
 use super::replay::{Replay, ReplayError};
-use crate::audit::{AuditLog, RecordError};
-use crate::backup::{Behind, HighWater, HighWaterFile, crl_name};
+use crate::audit::{AuditEvent, AuditLog, RecordError};
+use crate::backup::{Behind, HighWater, HighWaterFile, crl_name, key_states};
+use crate::pinning::AuthorityState;
 use crate::revocation::crl::{CrlError, IssuedCrl, Sharding};
 use crate::revocation::{
     DenyListIssuer, HighWaterMark, IssuerSettings, KeyId, Publication, PublishError, Reason,
@@ -162,6 +164,12 @@ pub enum RevokeError {
     /// The list to adopt is not one to adopt
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    /// The key that signs the lists cannot be the one that they name
+    #[error("the issuing key signs the deny-list that would have to name it; let another key take over first")]
+    SignsTheList,
+    /// The key is none that lists can be signed with
+    #[error("the key is no P-256 key of an issuing authority")]
+    NoIssuingKey,
     /// Too many requests wait
     #[error("too many revocations are under way; try again")]
     Busy,
@@ -216,6 +224,8 @@ pub enum StartError {
 /// A CRL in the status; times in seconds since 1970
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct CrlStatus {
+    /// The key that signs it
+    pub issuer: KeyId,
     /// Its shard
     pub shard: u8,
     /// Its number
@@ -249,8 +259,19 @@ pub struct RevocationStatus {
     pub crls: Vec<CrlStatus>,
 }
 
-/// What the authority has reached: last journal entry and entries of the log
-pub type Progress = Arc<dyn Fn() -> (u64, u64) + Send + Sync>;
+/// What the authority has reached
+#[derive(Clone, Debug, Default)]
+pub struct Reached {
+    /// Last journal entry
+    pub sequence: u64,
+    /// Entries of the log
+    pub log_entries: u64,
+    /// The state of each issuing key, by its pin
+    pub issuing_keys: BTreeMap<String, AuthorityState>,
+}
+
+/// Says what the authority has reached
+pub type Progress = Arc<dyn Fn() -> Reached + Send + Sync>;
 
 /// A deny-list that a restored authority goes on from, before it issues one of its own
 #[derive(Clone, Debug)]
@@ -298,7 +319,24 @@ pub struct Revocations {
     deny_list: watch::Receiver<Option<Arc<Publication>>>,
     crls: watch::Receiver<PublishedCrls>,
     status: watch::Receiver<RevocationStatus>,
-    key_id: KeyId,
+    key_id: watch::Receiver<KeyId>,
+}
+
+/// An issuing key whose every signature is to stop counting
+#[derive(Debug)]
+pub(super) struct IssuerRevocation {
+    /// The key
+    pub(super) issuer: KeyId,
+    /// The end of its certificate, in seconds since 1970: none of its leaves outlives it
+    pub(super) ends_at: u64,
+    /// Why
+    pub(super) reason: Reason,
+    /// Who says so, for the journal
+    pub(super) revoked_by: String,
+    /// What the journal is told with it, in the same group
+    pub(super) entry: super::entry::Entry,
+    /// What the audit log is told with it
+    pub(super) event: AuditEvent,
 }
 
 impl Revocations {
@@ -325,7 +363,11 @@ impl Revocations {
             clock: Arc::new(move || clock.now()),
             progress: Arc::new(move || {
                 let status = progress.status();
-                (status.journal_sequence, status.log_entries)
+                Reached {
+                    sequence: status.journal_sequence,
+                    log_entries: status.log_entries,
+                    issuing_keys: key_states(progress.service.shared().state().issuing_keys()),
+                }
             }),
             adopt,
         };
@@ -351,25 +393,14 @@ impl Revocations {
         let issuer = DenyListIssuer::restore(instance, settings.deny_list, state)?;
         let point = rcgen::PublicKeyData::der_bytes(&parts.key);
         let key_id = KeyId::of_public_point(point).map_err(|_| PublishError::KeyKind)?;
-        let mut crls = Crls::new(
-            settings.sharding,
-            settings.crl_base_uri.clone(),
-            parts.issuer_params.clone(),
-            parts.key.clone(),
-            key_id,
-        )?;
+        let seen = file.held().crl_numbers.clone();
         let now = crate::certificate::unix_seconds((parts.clock)());
-        for (entry, _) in &parts.replay.deny_list.entries {
-            crls.revoke(entry, now)?;
-        }
-        for shard in 0..settings.sharding.shards() {
-            let known = parts.replay.crl_numbers.get(&(key_id, shard));
-            let seen = file.held().crl_numbers.get(&crl_name(&key_id, shard));
-            crls.restore_number(shard, known.max(seen).copied().unwrap_or(0))?;
-        }
+        let (key, params) = (parts.key.clone(), parts.issuer_params.clone());
+        let mut books = CrlBooks::default();
+        books.insert(begin_crls(&settings, &parts.replay, &seen, (key, params, key_id), now)?);
         let (queue, commands) = mpsc::channel(QUEUE);
-        let worker = Worker::new(parts, settings, issuer, crls, file);
-        let (deny_list, published, status) = worker.watches();
+        let worker = Worker::new(parts, settings, issuer, books, file, key_id);
+        let (deny_list, published, status, key_id) = worker.watches();
         tokio::spawn(worker.run(commands));
         Ok(Self { queue, deny_list, crls: published, status, key_id })
     }
@@ -403,6 +434,40 @@ impl Revocations {
         answer.await.map_err(|_closed| RevokeError::Closed)?
     }
 
+    /// From now on lists are signed with `key`: the deny-list at once, CRLs of its leaves when they are due. The
+    /// lists of keys before it are signed on. Returns the epoch that is the first of that key; `None` while it
+    /// cannot be signed.
+    pub(super) async fn sign_with(&self, key: NamedKey) -> Result<Option<u64>, RevokeError> {
+        let (done, answer) = oneshot::channel();
+        self.send(Command::SignWith { key, done })?;
+        answer.await.map_err(|_closed| RevokeError::Closed)?
+    }
+
+    /// Goes on signing the CRLs of a key that issues no more
+    pub(super) async fn keep_crls_of(&self, key: NamedKey) -> Result<(), RevokeError> {
+        let (done, answer) = oneshot::channel();
+        self.send(Command::KeepCrls { key, done })?;
+        answer.await.map_err(|_closed| RevokeError::Closed)?
+    }
+
+    /// Issues the deny-list now: nodes take each issue as a sign to look at what else is new
+    pub(super) async fn issue_now(&self) -> Result<Option<u64>, RevokeError> {
+        let (done, answer) = oneshot::channel();
+        self.send(Command::IssueNow { done })?;
+        answer.await.map_err(|_closed| RevokeError::Closed)?
+    }
+
+    /// Revokes an issuing key with everything it has signed; durable when this returns, with what the journal and
+    /// the audit log are told of it. It must not be the key that signs the lists.
+    pub(super) async fn revoke_issuer(
+        &self,
+        revocation: IssuerRevocation,
+    ) -> Result<RevokeReceipt, RevokeError> {
+        let (done, answer) = oneshot::channel();
+        self.send(Command::RevokeIssuer { revocation: Box::new(revocation), done })?;
+        answer.await.map_err(|_closed| RevokeError::Closed)?
+    }
+
     fn send(&self, command: Command) -> Result<(), RevokeError> {
         self.queue.try_send(command).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => RevokeError::Busy,
@@ -415,20 +480,21 @@ impl Revocations {
         self.deny_list.clone()
     }
 
-    /// The CRL of a shard; `None` until it is issued and for shards there are not
+    /// The CRL of a shard, of the issuing key in force; `None` until it is issued and for shards there are not
     pub fn crl(&self, shard: u8) -> Option<Arc<IssuedCrl>> {
-        self.crls.borrow().get(&shard).cloned()
+        let key = *self.key_id.borrow();
+        self.crls.borrow().get(&(key, shard)).cloned()
     }
 
     /// The CRL that an address ends in: `<issuing key>-<shard>.crl`
     pub fn crl_by_name(&self, name: &str) -> Option<Arc<IssuedCrl>> {
         let (key, shard) = name.strip_suffix(".crl")?.rsplit_once('-')?;
-        if key != self.key_id.to_string() {
-            return None;
-        }
+        let octets = crate::certificate::unhex(key)?;
+        let issuer = KeyId::from_bytes(&octets).ok().filter(|issuer| issuer.to_string() == key)?;
         let number: u8 = shard.parse().ok()?;
         // One name for each: no `+3`, no `03`
-        (number.to_string() == shard).then(|| self.crl(number)).flatten()
+        let known = (number.to_string() == shard).then(|| self.crls.borrow())?;
+        known.get(&(issuer, number)).cloned()
     }
 
     /// All CRLs; it changes when one is issued
@@ -465,6 +531,27 @@ pub fn read_journal(
         Err(behind) if !adopting || !behind.is_mended_by_adopting() => Err(behind.into()),
         _ => Ok(replay),
     }
+}
+
+/// The lists of a key, as the journal and the highest state left them
+fn begin_crls(
+    settings: &RevocationSettings,
+    replay: &Replay,
+    seen: &std::collections::BTreeMap<String, u64>,
+    (key, issuer_params, key_id): (NamedKey, rcgen::CertificateParams, KeyId),
+    now: u64,
+) -> Result<Crls, CrlError> {
+    let (sharding, base_uri) = (settings.sharding, settings.crl_base_uri.clone());
+    let mut crls = Crls::new(sharding, base_uri, issuer_params, key, key_id)?;
+    for (entry, _) in &replay.deny_list.entries {
+        crls.revoke(entry, now)?;
+    }
+    for shard in 0..sharding.shards() {
+        let known = replay.crl_numbers.get(&(key_id, shard));
+        let seen = seen.get(&crl_name(&key_id, shard));
+        crls.restore_number(shard, known.max(seen).copied().unwrap_or(0))?;
+    }
+    Ok(crls)
 }
 
 /// A journal that is behind is gone on with only where a list is adopted that has what is missing

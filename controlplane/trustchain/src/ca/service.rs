@@ -2,8 +2,9 @@
 //! all that others see of it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use stoq_interface::NodeId;
@@ -18,6 +19,7 @@ use super::api::{CaStatus, EnrolledNode, Refusal, Registration, RenewalInformati
 use super::authority::IssuingAuthority;
 use super::commit::{APPENDS_LIMIT_BYTES, APPENDS_LIMIT_ENTRIES, AppendCommit, Message};
 use super::entry::{Entry, Registered, RenewAll, Unregistered};
+use super::issuing_keys::IssuingKey;
 use super::profile::Profiles;
 use super::settings::{CaSettings, Consensus};
 use super::shared::Shared;
@@ -25,6 +27,8 @@ use super::state::RequestId;
 use crate::certificate::{unhex, unix_seconds};
 use crate::log::directory::DirectoryReader;
 use crate::log::serve::{self, Served};
+use crate::log::record::Record;
+use crate::log::submission::SubmissionError;
 use crate::log::{DurableHead, IssuerChain, LogVerifier, ProofBundle, proof};
 use crate::revocation::crl::Sharding;
 use crate::rotation::RenewalWindow;
@@ -53,13 +57,46 @@ impl Counters {
     }
 }
 
+/// The issuing key in force, and what follows from it
+pub(super) struct Issuer {
+    pub(super) authority: Arc<IssuingAuthority>,
+    pub(super) chain: IssuerChain,
+    authority_uri: String,
+    crl_uris: Vec<String>,
+}
+
+impl Issuer {
+    pub(super) fn new(
+        settings: &CaSettings,
+        authority: IssuingAuthority,
+    ) -> Result<Self, SubmissionError> {
+        let chain = IssuerChain::new(&[authority.certificate_der(), authority.root_der()])?;
+        let key_id = authority.key_id();
+        let shards = 0..settings.sharding.shards();
+        Ok(Self {
+            chain,
+            authority_uri: settings.authority_uri(&key_id),
+            crl_uris: shards.map(|shard| settings.crl_uri(&key_id, shard)).collect(),
+            authority: Arc::new(authority),
+        })
+    }
+
+    pub(super) fn crl_uri(&self, shard: u8) -> &str {
+        &self.crl_uris[usize::from(shard)]
+    }
+
+    pub(super) fn authority_uri(&self) -> &str {
+        &self.authority_uri
+    }
+}
+
 /// What a running authority consists of; put together in `open`
 pub(super) struct Service {
     pub(super) settings: CaSettings,
-    pub(super) authority: IssuingAuthority,
-    pub(super) authority_uri: String,
-    pub(super) crl_uris: Vec<String>,
-    pub(super) chain: IssuerChain,
+    pub(super) issuer: RwLock<Arc<Issuer>>,
+    /// Held shared by each request from its first look at the issuing key to its last signature, and alone while
+    /// another key takes over: no certificate is begun with one key and ended with another
+    pub(super) turnover: tokio::sync::RwLock<()>,
     pub(super) log: LogVerifier,
     pub(super) log_signer: Arc<dyn Signer>,
     pub(super) log_key: KeyName,
@@ -75,6 +112,13 @@ pub(super) struct Service {
     pub(super) messages: Mutex<Option<mpsc::Sender<Message>>>,
     pub(super) journal: Mutex<Option<Arc<Journal>>>,
     pub(super) tasks: Mutex<Tasks>,
+}
+
+/// What is to be appended beside certificates
+struct AppendOrder {
+    entries: Vec<Entry>,
+    /// Certificates of authorities whose records are among them
+    issuers: Vec<Vec<u8>>,
 }
 
 /// Tasks to be waited for when the authority is closed
@@ -113,10 +157,6 @@ impl Service {
         &self.counters
     }
 
-    pub(super) fn chain(&self) -> &IssuerChain {
-        &self.chain
-    }
-
     pub(super) fn log_key(&self) -> (&Arc<dyn Signer>, &KeyName) {
         (&self.log_signer, &self.log_key)
     }
@@ -127,14 +167,6 @@ impl Service {
 
     pub(super) fn sharding(&self) -> Sharding {
         self.settings.sharding
-    }
-
-    pub(super) fn crl_uri(&self, shard: u8) -> &str {
-        &self.crl_uris[usize::from(shard)]
-    }
-
-    pub(super) fn authority_uri(&self) -> &str {
-        &self.authority_uri
     }
 
     pub(super) fn consensus(&self) -> &Consensus {
@@ -153,8 +185,57 @@ impl Service {
         self.settings.enrolled_key_grace
     }
 
-    pub(super) fn authority(&self) -> &IssuingAuthority {
-        &self.authority
+    pub(super) fn issuer(&self) -> Arc<Issuer> {
+        self.issuer.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Another issuing key takes over. The caller holds `turnover` alone.
+    pub(super) fn set_issuer(&self, issuer: Issuer) {
+        *self.issuer.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(issuer);
+    }
+
+    pub(super) fn authority(&self) -> Arc<IssuingAuthority> {
+        self.issuer().authority.clone()
+    }
+
+    pub(super) fn issuing_keys(&self) -> Vec<IssuingKey> {
+        self.shared.state().issuing_keys().all()
+    }
+
+    pub(super) fn issuing_keys_changed(&self) -> watch::Receiver<u64> {
+        self.shared.keys_changed.subscribe()
+    }
+
+    /// The certificate of an issuing key of this instance
+    pub(super) fn issuing_certificate(&self, key_id: &str) -> Option<Vec<u8>> {
+        let authority = self.authority();
+        if authority.key_id().to_string() == key_id {
+            return Some(authority.certificate_der().to_vec());
+        }
+        let known = self.issuing_keys().into_iter().find(|key| key.key_id.to_string() == key_id);
+        known.map(|key| key.certificate_der)
+    }
+
+    /// Makes a chain known to the log, so that entries may refer to it. Not twice at one time.
+    pub(super) async fn register_chain(&self, chain: &IssuerChain) -> Result<(), Refusal> {
+        let (mut entries, mut issuers) = (Vec::new(), Vec::new());
+        {
+            let sequencer = self.shared.sequencer();
+            for (der, fingerprint) in chain.certificates().iter().zip(chain.fingerprints()) {
+                if sequencer.knows_issuer(fingerprint) {
+                    continue;
+                }
+                let refused = |error: &dyn fmt::Display| Refusal::NotIssuing(error.to_string());
+                sequencer.check_issuers().map_err(|error| refused(&error))?;
+                let record = Record::Issuer { der: der.clone() }.encode();
+                entries.push(Entry::Log(record.map_err(|error| refused(&error))?));
+                issuers.push(der.clone());
+            }
+        }
+        if entries.is_empty() {
+            return Ok(());
+        }
+        self.hand_over(AppendOrder { entries, issuers }).await.map(drop)
     }
 
     pub(super) fn profiles(&self) -> &Profiles {
@@ -235,9 +316,14 @@ impl Service {
 
     /// Appends what this authority itself has made
     pub(super) async fn append_any(&self, entries: Vec<Entry>) -> Result<u64, Refusal> {
+        self.hand_over(AppendOrder { entries, issuers: Vec::new() }).await
+    }
+
+    async fn hand_over(&self, order: AppendOrder) -> Result<u64, Refusal> {
         self.shared.check_running()?;
+        let AppendOrder { entries, issuers } = order;
         let (done, outcome) = oneshot::channel();
-        self.send(Message::Append(AppendCommit { entries, done }))?;
+        self.send(Message::Append(AppendCommit { entries, issuers, done }))?;
         outcome.await.map_err(|_| Refusal::Stopped("it ended early".into()))?
     }
 
@@ -246,7 +332,8 @@ impl Service {
         let found = self.profiles().get(profile);
         let found = found.ok_or_else(|| Refusal::UnknownProfile(profile.clone()))?;
         found.names(&registration).map_err(Refusal::Malformed)?;
-        if let Some(address) = addresses.iter().find(|one| !self.authority.may_name(**one)) {
+        let authority = self.authority();
+        if let Some(address) = addresses.iter().find(|one| !authority.may_name(**one)) {
             return Err(Refusal::Malformed(format!(
                 "{address} is not within the network this authority may name"
             )));
@@ -382,14 +469,15 @@ impl Service {
         let counters = lock(&self.journal).as_ref().map(|journal| journal.counters());
         let not_issuing = self.check_issuing().err().map(|refusal| refusal.to_string());
         let published = self.shared.published.borrow().clone();
+        let authority = self.authority();
         let state = self.shared.state();
         CaStatus {
             instance: self.settings.instance.clone(),
             mode: self.settings.mode.label(),
             not_issuing,
-            root: self.authority.root_fingerprint(),
-            issuing_key_id: self.authority.key_id().to_string(),
-            issuing_not_after: self.authority.not_after(),
+            root: authority.root_fingerprint(),
+            issuing_key_id: authority.key_id().to_string(),
+            issuing_not_after: authority.not_after(),
             issued: state.issued(),
             issued_since_start: self.counters.issued.load(Ordering::Relaxed),
             repeated_since_start: self.counters.repeated.load(Ordering::Relaxed),

@@ -33,9 +33,13 @@ pub(super) struct Shared {
     state: Mutex<State>,
     sequencer: Mutex<Sequencer>,
     unpublished: Mutex<Unpublished>,
+    /// Certificates of authorities that are in the journal and not among the published files
+    new_issuers: Mutex<Vec<Vec<u8>>>,
     /// There is something to publish, or it is time to end
     pub(super) to_publish: Notify,
     pub(super) committed: watch::Sender<u64>,
+    /// Counts what the journal was told of issuing keys since the start
+    pub(super) keys_changed: watch::Sender<u64>,
     pub(super) head: watch::Sender<Option<DurableHead>>,
     pub(super) published: watch::Sender<Option<Arc<VerifiedCheckpoint>>>,
     stopped: OnceLock<String>,
@@ -63,8 +67,10 @@ impl Shared {
             state: Mutex::new(state),
             sequencer: Mutex::new(sequencer),
             unpublished: Mutex::default(),
+            new_issuers: Mutex::default(),
             to_publish: Notify::new(),
             committed: watch::Sender::new(committed),
+            keys_changed: watch::Sender::new(0),
             head: watch::Sender::new(None),
             published: watch::Sender::new(None),
             stopped: OnceLock::new(),
@@ -100,6 +106,10 @@ impl Shared {
 
     pub(super) fn unpublished(&self) -> MutexGuard<'_, Unpublished> {
         self.unpublished.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn new_issuers(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.new_issuers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn log_problem(&self) -> MutexGuard<'_, Option<String>> {

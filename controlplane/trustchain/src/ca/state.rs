@@ -12,9 +12,11 @@ use stoq_interface::NodeId;
 
 use super::api::{EnrolledNode, IssuedCertificate, Registration};
 use super::entry::{Enrolled, Entry, Issued, Registered, RenewAll, Revoked};
+use super::issuing_keys::KeyRegister;
 use super::settings::Limits;
 use crate::certificate::hex;
 use crate::log::DurableEntry;
+use crate::revocation::KeyId;
 
 /// How long after its end a certificate or revocation is remembered, for clocks that are slow
 const RETAIN_SECONDS: u64 = 3_600;
@@ -36,6 +38,8 @@ pub(super) struct Live {
     pub(super) not_after: u64,
     pub(super) timestamp_ms: u64,
     pub(super) leaf_index: u64,
+    /// The key that issued it
+    pub(super) issuer: KeyId,
 }
 
 /// A certificate of which the journal has everything, and which may still have to be finished
@@ -79,6 +83,9 @@ pub(super) struct State {
     ends: BinaryHeap<Reverse<(u64, u128, [u8; 32])>>,
     revoked_serials: HashMap<u128, u64>,
     revoked_keys: HashMap<[u8; 32], u64>,
+    /// Issuing keys of which nothing counts any more, and until when that has to be known
+    revoked_issuers: HashMap<KeyId, u64>,
+    issuing_keys: KeyRegister,
     used_tokens: HashMap<String, (u64, RequestId)>,
     reserved_tokens: HashSet<String>,
     requests: HashMap<RequestId, Remembered>,
@@ -107,6 +114,8 @@ impl State {
             ends: BinaryHeap::new(),
             revoked_serials: HashMap::new(),
             revoked_keys: HashMap::new(),
+            revoked_issuers: HashMap::new(),
+            issuing_keys: KeyRegister::default(),
             used_tokens: HashMap::new(),
             reserved_tokens: HashSet::new(),
             requests: HashMap::new(),
@@ -141,6 +150,7 @@ impl State {
             }
             Entry::RenewAll(all) => self.renew_all = Some(*all),
             Entry::Revoked(revoked) => self.revoke(revoked)?,
+            Entry::IssuingKey(changed) => self.issuing_keys.take(changed)?,
             Entry::Policy(stored) => {
                 let latest = self.policies.get(&stored.name);
                 if latest.is_none_or(|(version, _)| *version < stored.version) {
@@ -174,6 +184,7 @@ impl State {
             issued.spki_sha256.as_slice().try_into().map_err(|_| "the hash of a key")?;
         let request: RequestId =
             issued.request.as_slice().try_into().map_err(|_| "a request's hash")?;
+        let issuer = KeyId::from_bytes(&issued.issuer_key_id).map_err(|_| "an issuer's key")?;
         let live = Live {
             profile: self.intern(&issued.profile),
             subject: self.intern(&issued.subject),
@@ -182,6 +193,7 @@ impl State {
             not_after: issued.not_after,
             timestamp_ms: issued.timestamp_ms,
             leaf_index: issued.leaf_index,
+            issuer,
         };
         let holder = self.intern(&holder_name(&issued.profile, &issued.subject));
         if self.live.insert(serial, live).is_some() {
@@ -200,6 +212,7 @@ impl State {
                 node.address = address;
             }
         }
+        self.issuing_keys.note_leaf(&issued.issuer_key_id, issued.not_after);
         self.issued += 1;
         let committed = Arc::new(Committed { durable, issued: issued.clone(), sequence });
         self.remember(request, Remembered::Committed(committed.clone()));
@@ -251,6 +264,7 @@ impl State {
         let kept = |ends_at: &u64| ends_at.saturating_add(RETAIN_SECONDS) >= now;
         self.revoked_serials.retain(|_, ends_at| kept(ends_at));
         self.revoked_keys.retain(|_, ends_at| kept(ends_at));
+        self.revoked_issuers.retain(|_, ends_at| kept(ends_at));
         self.used_tokens.retain(|_, (expires, _)| kept(expires));
         self.names.retain(|name| Arc::strong_count(name) > 1);
     }
@@ -277,6 +291,15 @@ impl State {
         self.revoked_keys.contains_key(spki)
             || serial_number(serial)
                 .is_some_and(|serial| self.revoked_serials.contains_key(&serial))
+    }
+
+    /// Whether nothing counts any more that this key has signed
+    pub(super) fn is_issuer_revoked(&self, issuer: &KeyId) -> bool {
+        self.revoked_issuers.contains_key(issuer)
+    }
+
+    pub(super) fn issuing_keys(&self) -> &KeyRegister {
+        &self.issuing_keys
     }
 
     pub(super) fn registration(&self, profile: &str, subject: &str) -> Option<&Registration> {
@@ -343,7 +366,7 @@ impl State {
     }
 
     pub(super) fn revoked(&self) -> usize {
-        self.revoked_serials.len() + self.revoked_keys.len()
+        self.revoked_serials.len() + self.revoked_keys.len() + self.revoked_issuers.len()
     }
 
     fn remember(&mut self, request: RequestId, what: Remembered) {
@@ -403,7 +426,11 @@ impl State {
 
     fn revoke(&mut self, revoked: &Revoked) -> Result<(), Misfit> {
         if revoked.serial.is_empty() && revoked.spki_sha256.is_empty() {
-            return Err("a revocation of nothing");
+            let issuer = KeyId::from_bytes(&revoked.issuer_key_id);
+            let issuer = issuer.map_err(|_| "a revocation of nothing")?;
+            let until = self.revoked_issuers.entry(issuer).or_default();
+            *until = revoked.ends_at.max(*until);
+            return Ok(());
         }
         self.bar(revoked);
         if !revoked.spki_sha256.is_empty() {

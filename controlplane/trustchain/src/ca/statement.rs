@@ -16,9 +16,14 @@ impl Service {
         stoq_address: Option<SocketAddrV6>,
     ) -> Result<Vec<u8>, Refusal> {
         let now = self.now();
+        let authority = self.authority();
+        let others = self.issuing_keys().into_iter();
+        let others = others
+            .filter(|key| key.record.state.accepts_leaves() && key.key_id != authority.key_id());
         let statement = AuthorityStatement {
             instance: self.instance().clone(),
-            issuing_der: self.authority().certificate_der().to_vec(),
+            issuing_der: authority.certificate_der().to_vec(),
+            other_ders: others.map(|key| key.certificate_der).collect(),
             log_spki_der: self.log().spki_der().to_vec(),
             log_origin: self.log().origin().to_owned(),
             stoq_address,
@@ -29,15 +34,14 @@ impl Service {
         let version = match before {
             None => 1,
             Some((version, signed)) => {
-                let last = AuthorityStatement::open(&signed, self.authority().root_der(), now);
+                let last = AuthorityStatement::open(&signed, authority.root_der(), now);
                 if last.is_ok_and(|last| last.says_the_same_as(&statement)) {
                     return Ok(signed);
                 }
                 version + 1
             }
         };
-        let (signer, key) = (self.authority().signer(), self.authority().key().name());
-        let body = statement.sign(signer, key).await?;
+        let body = statement.sign(authority.signer(), authority.key().name()).await?;
         let stored =
             PolicyStored { name, version, body: body.clone(), stored_at: unix_seconds(now) };
         self.append_any(vec![Entry::Policy(stored)]).await?;

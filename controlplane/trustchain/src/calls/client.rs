@@ -10,6 +10,7 @@ use super::answer::retry_after;
 use super::desk::PART_LIMIT_BYTES;
 use super::wire;
 use crate::log::store::FILE_LIMIT_BYTES;
+use crate::pinning::KEYS_PER_RING_LIMIT;
 use crate::revocation::{DOCUMENT_LIMIT_BYTES, KEYS_LIMIT};
 
 /// Times a list that changes while it is fetched is begun anew
@@ -185,6 +186,17 @@ impl<C: CallChannel> Client<C> {
         let request = wire::ProofRequest { leaf_index };
         let reply: wire::ProofReply = self.ask("trustchain/proof", &request, deadline).await?;
         Ok(reply.bundle)
+    }
+
+    /// Certificates of the authority's issuing keys whose leaves are good: to be held to the root by whoever asks
+    pub async fn issuing_keys(&self, deadline: Duration) -> Result<Vec<Vec<u8>>, CallProblem> {
+        let request = wire::IssuingKeysRequest {};
+        let reply: wire::IssuingKeysReply =
+            self.ask("trustchain/issuing-keys", &request, deadline).await?;
+        if reply.certificates.len() > KEYS_PER_RING_LIMIT {
+            return Err(CallProblem::Malformed("it names more issuing keys than there may be"));
+        }
+        Ok(reply.certificates)
     }
 
     /// How the authority is

@@ -149,6 +149,7 @@ impl Call<'_> {
             "tile" => self.tile(read(body)).await,
             "proof" => self.proof(read(body)).await,
             "status" => self.status(read(body)),
+            "issuing-keys" => self.issuing_keys(read(body)),
             "authorities" => self.authorities(read(body)),
             _ => Ok(Answer::unknown()),
         };

@@ -96,6 +96,18 @@ impl Call<'_> {
         Ok(Answer::ok(&wire::ProofReply { bundle }))
     }
 
+    /// `trustchain/issuing-keys`
+    pub(super) fn issuing_keys(
+        &self,
+        request: Read<wire::IssuingKeysRequest>,
+    ) -> Result<Answer, Answer> {
+        let wire::IssuingKeysRequest {} = request?;
+        let keys = self.shared.parts.ca.issuing_keys().into_iter();
+        let accepted = keys.filter(|key| key.record.state.accepts_leaves());
+        let certificates = accepted.map(|key| key.certificate_der).collect();
+        Ok(Answer::ok(&wire::IssuingKeysReply { certificates }))
+    }
+
     /// `trustchain/authorities`
     pub(super) fn authorities(
         &self,

@@ -239,6 +239,18 @@ pub struct StatusReply {
     pub authority_time_ms: u64,
 }
 
+/// `IssuingKeysRequest`
+#[derive(Clone, PartialEq, Message)]
+pub struct IssuingKeysRequest {}
+
+/// `IssuingKeysReply`
+#[derive(Clone, PartialEq, Message)]
+pub struct IssuingKeysReply {
+    /// Certificates in DER
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub certificates: Vec<Vec<u8>>,
+}
+
 /// `OperateRequest`
 #[derive(Clone, PartialEq, Message)]
 pub struct OperateRequest {
@@ -363,6 +375,9 @@ pub struct AuthorityStatement {
     /// Seconds since 1970
     #[prost(uint64, tag = "6")]
     pub stated_at: u64,
+    /// The certificates of its other issuing keys in DER
+    #[prost(bytes = "vec", repeated, tag = "7")]
+    pub other_certificates: Vec<Vec<u8>>,
 }
 
 /// `Refusal`
@@ -432,7 +447,7 @@ mod tests {
     #[test]
     fn schema_and_structures_agree_in_names_kinds_and_numbers() {
         let schema = schema();
-        assert_eq!(schema.len(), 81, "{schema:?}");
+        assert_eq!(schema.len(), 83, "{schema:?}");
         assert_eq!(schema, structures());
     }
 }

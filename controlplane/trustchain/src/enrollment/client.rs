@@ -14,13 +14,15 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rcgen::SigningKey as _;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use stoq_interface::NodeId;
 use tokio::net::TcpStream;
 use tokio_boring::{SslStream, SslStreamBuilder};
 
 use super::protocol::{
     Advice, ENROLL_PATH, EnrollRequest, EnrollResponse, EnrolledKeyProof, ErrorResponse,
-    RENEW_PATH, RESPONSE_LIMIT_BYTES, RenewRequest, decode, encode,
+    ISSUING_KEYS_PATH, IssuingKeysResponse, RENEW_PATH, RESPONSE_LIMIT_BYTES, RenewRequest, decode,
+    encode,
 };
 use super::tls::client_context;
 use crate::ca::enrolled_key_statement;
@@ -235,19 +237,7 @@ pub async fn renew_with_enrolled_key(
 impl IssuedOverHttps {
     fn read(to: &AuthorityAt, answered: &Answered) -> Result<Self, EnrollError> {
         let failed = |reason: String| EnrollError::Exchange { address: to.address, reason };
-        let Answered { status, retry_after, body } = answered;
-        if *status != StatusCode::OK {
-            return Err(match serde_json::from_slice::<ErrorResponse>(body) {
-                Ok(ErrorResponse { error }) => EnrollError::Refused {
-                    code: error.code,
-                    message: error.message,
-                    retry_after: *retry_after,
-                },
-                Err(_) => failed(format!("status {status} without a reason")),
-            });
-        }
-        let response: EnrollResponse =
-            serde_json::from_slice(body).map_err(|error| failed(error.to_string()))?;
+        let response: EnrollResponse = answered.read(to)?;
         let [leaf, issuing] = response.chain.as_slice() else {
             return Err(failed(format!("{} certificates instead of two", response.chain.len())));
         };
@@ -258,11 +248,44 @@ impl IssuedOverHttps {
     }
 }
 
+/// Asks which issuing keys there are whose leaves are good. Their certificates are to be held to the root by whoever
+/// asks; no certificate of one's own is needed, so this works also when none of the keys is known that are in use.
+pub async fn issuing_keys(
+    to: &AuthorityAt,
+    now: SystemTime,
+) -> Result<Vec<Vec<u8>>, EnrollError> {
+    let answered = exchange(to, Method::GET, ISSUING_KEYS_PATH, Vec::new(), now).await?;
+    let response: IssuingKeysResponse = answered.read(to)?;
+    let reason = "damaged base64".to_owned();
+    let damaged = || EnrollError::Exchange { address: to.address, reason: reason.clone() };
+    let certificates = response.certificates.iter();
+    certificates.map(|text| decode(text).ok_or_else(damaged)).collect()
+}
+
 /// An answer of the authority
 struct Answered {
     status: StatusCode,
     retry_after: Option<Duration>,
     body: Bytes,
+}
+
+impl Answered {
+    /// What it says, where it is no refusal
+    fn read<T: DeserializeOwned>(&self, to: &AuthorityAt) -> Result<T, EnrollError> {
+        let failed = |reason: String| EnrollError::Exchange { address: to.address, reason };
+        let Self { status, retry_after, body } = self;
+        if *status != StatusCode::OK {
+            return Err(match serde_json::from_slice::<ErrorResponse>(body) {
+                Ok(ErrorResponse { error }) => EnrollError::Refused {
+                    code: error.code,
+                    message: error.message,
+                    retry_after: *retry_after,
+                },
+                Err(_) => failed(format!("status {status} without a reason")),
+            });
+        }
+        serde_json::from_slice(body).map_err(|error| failed(error.to_string()))
+    }
 }
 
 fn to_json(address: SocketAddrV6, request: &impl Serialize) -> Result<Vec<u8>, EnrollError> {

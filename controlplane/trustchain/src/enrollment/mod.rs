@@ -7,5 +7,6 @@ pub mod protocol;
 mod tls;
 
 pub use client::{
-    AuthorityAt, EnrollError, EnrolledIdentity, IssuedOverHttps, enroll, renew_with_enrolled_key,
+    AuthorityAt, EnrollError, EnrolledIdentity, IssuedOverHttps, enroll, issuing_keys,
+    renew_with_enrolled_key,
 };

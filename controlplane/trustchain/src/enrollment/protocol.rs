@@ -14,6 +14,8 @@ pub const DEFAULT_PORT: u16 = 8_443;
 pub const ENROLL_PATH: &str = "/v1/enroll";
 /// Where a node that has enrolled gets its next certificate
 pub const RENEW_PATH: &str = "/v1/renew";
+/// Where to read which issuing keys there are
+pub const ISSUING_KEYS_PATH: &str = "/v1/issuing-keys";
 /// Where to read the root
 pub const ROOT_PATH: &str = "/v1/root";
 /// Size of the largest request body
@@ -122,6 +124,14 @@ pub struct LogKeyResponse {
     pub origin: String,
     /// SubjectPublicKeyInfo; DER in standard base64
     pub key: String,
+}
+
+/// The issuing keys whose leaves are good: in preparation, in force and on their way out
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuingKeysResponse {
+    /// Their certificates; DER in standard base64. Each counts where it is of the root that is trusted.
+    pub certificates: Vec<String>,
 }
 
 /// The root, for a look before enrolling; it proves nothing without a pinned fingerprint

@@ -265,8 +265,14 @@ impl Shared {
     /// `GET /.well-known/est/cacerts` (RFC 7030 section 4.1)
     pub(super) fn est_certificates(self: &Arc<Self>) -> Reply {
         let authority = self.ca.authority();
-        let both = [authority.certificate_der(), authority.root_der()];
-        reply::est(CERTIFICATES, est::certificates_body(&both))
+        let keys = self.ca.issuing_keys();
+        // Who has a leaf of a key that was replaced needs that one too.
+        let others = keys.iter().filter(|key| key.record.state.accepts_leaves());
+        let others = others.map(|key| key.certificate_der.as_slice());
+        let others = others.filter(|der| *der != authority.certificate_der());
+        let mut all = vec![authority.certificate_der(), authority.root_der()];
+        all.extend(others);
+        reply::est(CERTIFICATES, est::certificates_body(&all))
     }
 
     /// `GET /.well-known/est/csrattrs` (RFC 7030 section 4.5)

@@ -12,7 +12,9 @@ use super::reply::{self, Refusal, Reply};
 use super::server::Shared;
 use crate::ca::Ca;
 use crate::certificate::unix_seconds;
-use crate::enrollment::protocol::{LogKeyResponse, RenewalResponse, RootResponse, Window, encode};
+use crate::enrollment::protocol::{
+    IssuingKeysResponse, LogKeyResponse, RenewalResponse, RootResponse, Window, encode,
+};
 use crate::log::serve::Served;
 
 /// Reads of files under way
@@ -45,11 +47,18 @@ impl Shared {
 
     /// `GET /ca/<key identifier>.crt`, which is what certificates name as their issuer's (RFC 5280 4.2.2.1)
     pub(super) fn authority_certificate(&self, key_id: &str) -> Result<Reply, Refusal> {
-        let authority = self.ca.authority();
-        if authority.key_id().to_string() != key_id {
-            return Err(absent("this authority has no issuing key with this identifier"));
-        }
-        Ok(reply::cacheable(CERTIFICATE, AN_HOUR, authority.certificate_der().to_vec()))
+        let certificate_der = self.ca.issuing_certificate(key_id);
+        let certificate_der = certificate_der
+            .ok_or_else(|| absent("this authority has no issuing key with this identifier"))?;
+        Ok(reply::cacheable(CERTIFICATE, AN_HOUR, certificate_der))
+    }
+
+    /// `GET /v1/issuing-keys`
+    pub(super) fn issuing_keys(&self) -> Reply {
+        let keys = self.ca.issuing_keys().into_iter();
+        let accepted = keys.filter(|key| key.record.state.accepts_leaves());
+        let certificates = accepted.map(|key| encode(&key.certificate_der)).collect();
+        reply::json(StatusCode::OK, &IssuingKeysResponse { certificates })
     }
 
     /// `GET /crl/<key identifier>-<shard>.crl`

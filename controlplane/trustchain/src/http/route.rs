@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use hyper::Method;
 
-use crate::enrollment::protocol::{ENROLL_PATH, RENEW_PATH, ROOT_PATH};
+use crate::enrollment::protocol::{ENROLL_PATH, ISSUING_KEYS_PATH, RENEW_PATH, ROOT_PATH};
 use crate::log::LOG_LIMIT_ENTRIES;
 
 /// Length of the longest path that is looked at
@@ -48,6 +48,8 @@ pub enum Route {
     Log(String),
     /// The log's public key
     LogKey,
+    /// The certificates of the issuing keys whose leaves are good, as JSON
+    IssuingKeys,
     /// The inclusion proof of the entry with this index
     Proof(u64),
     /// When to renew the certificate with this serial number, lower-case hexadecimal
@@ -74,6 +76,7 @@ impl Route {
             ENROLL_PATH => return Some(Self::Enroll),
             RENEW_PATH => return Some(Self::Renew),
             LOG_KEY_PATH => return Some(Self::LogKey),
+            ISSUING_KEYS_PATH => return Some(Self::IssuingKeys),
             ROOT_PATH => return Some(Self::Root),
             DENY_LIST_PATH => return Some(Self::DenyList),
             _ => {}
@@ -151,6 +154,7 @@ mod tests {
             ("/v1/deny-list".into(), Route::DenyList, Method::GET),
             ("/v1/renew".into(), Route::Renew, Method::POST),
             ("/v1/log-key".into(), Route::LogKey, Method::GET),
+            ("/v1/issuing-keys".into(), Route::IssuingKeys, Method::GET),
             ("/v1/proof/70000".into(), Route::Proof(70_000), Method::GET),
             (
                 "/v1/renewal-information/00ff".into(),

@@ -56,7 +56,8 @@ pub(super) struct Shared {
     /// Reads of files under way
     pub(super) reads: Semaphore,
     settings: HttpsSettings,
-    tls: Mutex<ServerContext>,
+    /// `None` until the authority issues
+    tls: Mutex<Option<ServerContext>>,
     guard: Arc<Guard>,
 }
 
@@ -86,7 +87,14 @@ impl HttpsServer {
         tls::register(&ca, &settings.addresses)
             .await
             .map_err(|refusal| ServerError::Certificate(refusal.into()))?;
-        let tls = tls::server_context(&ca).await.map_err(ServerError::Certificate)?;
+        // One that may not issue now, because its key is tainted, still has files to serve when it may again.
+        let tls = match ca.status().not_issuing {
+            Some(reason) => {
+                tracing::error!(reason, "the HTTPS server waits for a certificate");
+                None
+            }
+            None => Some(tls::server_context(&ca).await.map_err(ServerError::Certificate)?),
+        };
         let listener = listen(&settings).map_err(failed)?;
         let address = match listener.local_addr().map_err(failed)? {
             SocketAddr::V6(address) => address,
@@ -300,26 +308,31 @@ impl Shared {
             Route::DenyList => self.deny_list(),
             Route::Log(path) => self.log_file(path).await,
             Route::LogKey => Ok(self.log_key()),
+            Route::IssuingKeys => Ok(self.issuing_keys()),
             Route::Proof(index) => self.proof(index).await,
             Route::RenewalInformation(serial) => self.renewal_information(&serial),
         }
     }
 
-    /// The context in force; a new certificate is issued at half of the old one's life. Where that fails the
-    /// old one goes on as long as it lasts.
+    /// The context in force; a new certificate is issued at half of the old one's life, and when another issuing key
+    /// has taken over. Where that fails the old one goes on as long as it lasts.
     async fn context(&self) -> Result<SslContext, ContextError> {
         // Under the lock, so that of many connections one renews.
         let mut tls = self.tls.lock().await;
-        if self.ca.now() >= tls.renew_at {
+        let now = self.ca.now();
+        let key_id = self.ca.authority().key_id();
+        let held = tls.as_ref().filter(|held| now < held.ends_at && held.issuer == key_id);
+        if held.is_none_or(|held| now >= held.renew_at) {
             match tls::server_context(&self.ca).await {
-                Ok(renewed) => *tls = renewed,
-                Err(error) if self.ca.now() < tls.ends_at => {
+                Ok(renewed) => *tls = Some(renewed),
+                Err(error) if tls.as_ref().is_some_and(|held| now < held.ends_at) => {
                     tracing::warn!(%error, "the HTTPS server's certificate could not be renewed");
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(tls.context.clone())
+        let held = tls.as_ref().ok_or("the authority does not issue")?;
+        Ok(held.context.clone())
     }
 }
 

@@ -16,9 +16,11 @@ use boring::x509::X509;
 use crate::ca::{
     Activation, Ca, Credential, IssueRequest, IssuedCertificate, Refusal, Registration,
 };
+use crate::certificate;
 use crate::csr;
 use crate::keys::{KeyKind, KeyPair};
 use crate::log::CERTIFICATE_LIMIT_BYTES;
+use crate::revocation::KeyId;
 
 /// Key exchange groups, most wanted first
 const GROUPS: &str = "X25519MLKEM768:X25519:P-256";
@@ -33,6 +35,8 @@ pub(super) struct ServerContext {
     pub(super) context: SslContext,
     pub(super) renew_at: SystemTime,
     pub(super) ends_at: SystemTime,
+    /// The key that issued its certificate
+    pub(super) issuer: KeyId,
 }
 
 /// Registers the server with the addresses its certificates carry, unless it is so already
@@ -67,7 +71,8 @@ pub(super) async fn server_context(ca: &Ca) -> Result<ServerContext, ContextErro
     let now = ca.now();
     let left = issued.not_after.duration_since(now)?;
     let (context, ends_at) = (context(&key, &issued)?, issued.not_after);
-    Ok(ServerContext { context, renew_at: now + left / 2, ends_at })
+    let issuer = KeyId::of_issuer(&certificate::parse(&issued.certificate_der)?)?;
+    Ok(ServerContext { context, renew_at: now + left / 2, ends_at, issuer })
 }
 
 fn context(key: &KeyPair, issued: &IssuedCertificate) -> Result<SslContext, ContextError> {

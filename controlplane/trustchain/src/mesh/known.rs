@@ -152,6 +152,7 @@ mod tests {
             let statement = AuthorityStatement {
                 instance: NodeId::new(name).unwrap(),
                 issuing_der,
+                other_ders: Vec::new(),
                 log_spki_der: log.spki_der().unwrap(),
                 log_origin: format!("{name}.nodes.hypermesh/log"),
                 stoq_address: Some("[2001:db8::1]:8444".parse().unwrap()),
@@ -207,6 +208,29 @@ mod tests {
         known.learn(&beta.sign(|_| {}).await, now()).unwrap();
         known.set_root(foreign.certificate_der().to_vec());
         assert!(known.all().is_empty());
+    }
+
+    #[tokio::test]
+    async fn other_issuing_keys_of_an_authority_count_where_this_root_has_signed_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = init_root(&directory.path().join("root"), now()).unwrap();
+        let foreign = init_root(&directory.path().join("foreign"), now()).unwrap();
+        let alpha = Made::under(&root, directory.path(), "alpha");
+        let next = Made::under(&root, directory.path(), "next").statement.issuing_der;
+        let stranger = Made::under(&foreign, directory.path(), "stranger").statement.issuing_der;
+        let known = KnownAuthorities::new(root.certificate_der().to_vec());
+        known.learn(&alpha.sign(|_| {}).await, now()).unwrap();
+        let others = vec![next.clone(), stranger, vec![1, 2, 3]];
+        let said = alpha.sign(|it| (it.stated_at, it.other_ders) = (it.stated_at + 1, others));
+        assert!(known.learn(&said.await, now()).unwrap(), "another key is news");
+        let [one] = &known.all()[..] else { panic!("one authority") };
+        let certificates: Vec<_> = one.certificates().cloned().collect();
+        assert_eq!(certificates, [alpha.statement.issuing_der.clone(), next]);
+        assert_eq!((one.trust_anchors().len(), one.list_signers().len()), (2, 2));
+        assert!(one.list_signers().iter().all(|signer| signer.instance().as_str() == "alpha"));
+        let many = vec![alpha.statement.issuing_der.clone(); crate::pinning::KEYS_PER_RING_LIMIT + 1];
+        let said = alpha.sign(|it| (it.stated_at, it.other_ders) = (it.stated_at + 2, many));
+        assert!(matches!(known.learn(&said.await, now()), Err(StatementRefusal::Malformed(_))));
     }
 
     #[tokio::test]

@@ -12,13 +12,17 @@ use crate::calls::wire;
 use crate::certificate::{self, unix_seconds};
 use crate::chain::{self, ChainError};
 use crate::log::{CERTIFICATE_LIMIT_BYTES, LogVerifier};
+use crate::pinning::KEYS_PER_RING_LIMIT;
 use crate::revocation::{KeyId, ListSigner};
 use crate::signer::{KeyName, Signer, SignerError};
 
 /// What is signed begins with this
 const DOMAIN: &[u8] = b"stoq-trustchain authority-statement v1\0";
+/// Octets of the certificate of one issuing key, as the root of this crate makes them, with room
+const OTHER_BYTES: usize = 2 << 10;
 /// Octets of the longest signed statement that is read
-pub const STATEMENT_LIMIT_BYTES: usize = CERTIFICATE_LIMIT_BYTES + (4 << 10);
+pub const STATEMENT_LIMIT_BYTES: usize =
+    CERTIFICATE_LIMIT_BYTES + (4 << 10) + KEYS_PER_RING_LIMIT * OTHER_BYTES;
 /// How far ahead of this host's clock a statement may be made
 const FUTURE_TOLERANCE: Duration = Duration::from_secs(300);
 
@@ -52,6 +56,8 @@ pub struct AuthorityStatement {
     pub instance: NodeId,
     /// Its certificate in DER
     pub issuing_der: Vec<u8>,
+    /// Those of its other issuing keys whose leaves are good: in preparation, or on their way out
+    pub other_ders: Vec<Vec<u8>>,
     /// The key of its log, SubjectPublicKeyInfo in DER
     pub log_spki_der: Vec<u8>,
     /// First line of the log's checkpoints
@@ -72,6 +78,7 @@ impl AuthorityStatement {
         let statement = wire::AuthorityStatement {
             instance: self.instance.to_string(),
             issuing_certificate: self.issuing_der.clone(),
+            other_certificates: self.other_ders.clone(),
             log_key: self.log_spki_der.clone(),
             log_origin: self.log_origin.clone(),
             stoq_address: self.stoq_address.map(|at| at.to_string()).unwrap_or_default(),
@@ -94,6 +101,12 @@ impl AuthorityStatement {
             .map_err(|_| Malformed("it is no AuthorityStatement"))?;
         let issuing_der = read.issuing_certificate;
         chain::check_issuing(&issuing_der, root_der, now)?;
+        if read.other_certificates.len() > KEYS_PER_RING_LIMIT {
+            return Err(Malformed("it names too many issuing keys"));
+        }
+        // One of another root, or that has ended, says nothing against the others.
+        let mut other_ders = read.other_certificates;
+        other_ders.retain(|other| chain::check_issuing(other, root_der, now).is_ok());
         let parsed = certificate::parse(&issuing_der).map_err(ChainError::from)?;
         let message = [DOMAIN, &signed.statement].concat();
         if !chain::is_signed_with(parsed.public_key().raw, &message, &signed.signature) {
@@ -103,6 +116,7 @@ impl AuthorityStatement {
             instance: NodeId::new(&read.instance)
                 .map_err(|_| Malformed("its name is no LDH label"))?,
             issuing_der,
+            other_ders,
             log_spki_der: read.log_key,
             log_origin: read.log_origin,
             stoq_address: address(&read.stoq_address)?,
@@ -124,16 +138,32 @@ impl AuthorityStatement {
 
     /// The issuing key as that of a deny-list
     pub fn list_signer(&self) -> Result<ListSigner, StatementRefusal> {
-        ListSigner::from_certificate(self.instance.clone(), &self.issuing_der)
+        self.signer_of(&self.issuing_der)
+    }
+
+    /// All its issuing keys as those of a deny-list, the one that signed this first
+    pub fn list_signers(&self) -> Vec<ListSigner> {
+        self.certificates().filter_map(|der| self.signer_of(der).ok()).collect()
+    }
+
+    fn signer_of(&self, certificate_der: &[u8]) -> Result<ListSigner, StatementRefusal> {
+        ListSigner::from_certificate(self.instance.clone(), certificate_der)
             .map_err(|_| StatementRefusal::Malformed("its key is no P-256 key"))
     }
 
     /// The authority as the data plane trusts it
     pub fn trust_anchor(&self) -> Result<TrustAnchor, StatementRefusal> {
-        let parsed = certificate::parse(&self.issuing_der).map_err(ChainError::from)?;
-        let validity = certificate::validity(&parsed).map_err(ChainError::from)?;
-        let (not_before, not_after) = validity;
-        Ok(TrustAnchor { certificate_der: self.issuing_der.clone(), not_before, not_after })
+        anchor_of(&self.issuing_der)
+    }
+
+    /// All its issuing keys as the data plane trusts them, the one that signed this first
+    pub fn trust_anchors(&self) -> Vec<TrustAnchor> {
+        self.certificates().filter_map(|der| anchor_of(der).ok()).collect()
+    }
+
+    /// The certificates of all its issuing keys, that of the one that signed this first
+    pub fn certificates(&self) -> impl Iterator<Item = &Vec<u8>> {
+        std::iter::once(&self.issuing_der).chain(&self.other_ders)
     }
 
     /// Its log as the data plane trusts it
@@ -146,6 +176,12 @@ impl AuthorityStatement {
     pub fn says_the_same_as(&self, other: &Self) -> bool {
         Self { stated_at: other.stated_at, ..self.clone() } == *other
     }
+}
+
+fn anchor_of(certificate_der: &[u8]) -> Result<TrustAnchor, StatementRefusal> {
+    let parsed = certificate::parse(certificate_der).map_err(ChainError::from)?;
+    let (not_before, not_after) = certificate::validity(&parsed).map_err(ChainError::from)?;
+    Ok(TrustAnchor { certificate_der: certificate_der.to_vec(), not_before, not_after })
 }
 
 fn address(text: &str) -> Result<Option<SocketAddrV6>, StatementRefusal> {

@@ -26,6 +26,11 @@ impl Pin {
         Ok(Self::of_spki(parse(certificate_der)?.public_key().raw))
     }
 
+    /// From its octets
+    pub fn from_bytes(octets: [u8; 32]) -> Self {
+        Self(octets)
+    }
+
     /// The 32 octets
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0

@@ -252,7 +252,8 @@ impl DenyList {
         self.instances.iter().find_map(|(instance, list)| {
             let held = list.held.as_ref()?;
             let by_key = held.keys.get(spki);
-            let target = by_key.or_else(|| held.certificates.get(&name))?;
+            let named = by_key.or_else(|| held.certificates.get(&name));
+            let target = named.or_else(|| held.issuers.get(issuer))?;
             let entry = held.entries.get(target)?;
             Some(Match {
                 instance: instance.clone(),

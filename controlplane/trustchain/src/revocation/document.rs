@@ -13,6 +13,7 @@ use boring::sign::Verifier;
 use prost::Message;
 use rcgen::SigningKey;
 use stoq_interface::NodeId;
+use x509_parser::prelude::{FromDer as _, SubjectPublicKeyInfo};
 
 use super::entry::{Entry, KeyId, is_reasonable};
 use super::refusal::Refusal;
@@ -122,12 +123,29 @@ impl ListSigner {
     pub fn from_certificate(instance: NodeId, authority_der: &[u8]) -> Result<Self, SignerError> {
         let parsed = certificate::parse(authority_der)
             .map_err(|error| SignerError::Certificate(error.to_string()))?;
-        let point = &parsed.public_key().subject_public_key.data;
+        Self::of_key(instance, parsed.public_key())
+    }
+
+    /// A key that counted once, from its SubjectPublicKeyInfo in DER
+    pub fn from_spki(instance: NodeId, spki_der: &[u8]) -> Result<Self, SignerError> {
+        match SubjectPublicKeyInfo::from_der(spki_der) {
+            Ok((&[], key)) => Self::of_key(instance, &key),
+            _ => Err(SignerError::KeyKind),
+        }
+    }
+
+    fn of_key(instance: NodeId, key: &SubjectPublicKeyInfo<'_>) -> Result<Self, SignerError> {
+        let point = &key.subject_public_key.data;
         if point.len() != 65 || point[0] != 4 {
             return Err(SignerError::KeyKind);
         }
         let key_id = KeyId::of_public_point(point).map_err(|_| SignerError::KeyKind)?;
-        Ok(Self { instance, key_id, spki_der: parsed.public_key().raw.to_vec() })
+        Ok(Self { instance, key_id, spki_der: key.raw.to_vec() })
+    }
+
+    /// The key, SubjectPublicKeyInfo in DER
+    pub fn spki_der(&self) -> &[u8] {
+        &self.spki_der
     }
 
     /// The key's identifier

@@ -1,5 +1,6 @@
 //! One revocation: what is refused, why, since when and until when it has to be remembered.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -32,8 +33,11 @@ pub enum EntryError {
     /// No hash
     #[error("the hash of a public key has 32 octets")]
     Spki,
-    /// A serial number without its issuer, or the other way round, or nothing at all
-    #[error("an entry names a serial number with the key of its issuer, or a public key, or both")]
+    /// A serial number without its issuer, an issuer beside a public key, or nothing at all
+    #[error(
+        "an entry names a serial number with the key of its issuer, or a public key, or both, or an issuer's key \
+         alone"
+    )]
     Target,
     /// No reason of RFC 5280 that makes sense here
     #[error("the reason is unknown")]
@@ -163,27 +167,51 @@ impl fmt::Debug for SpkiHash {
     }
 }
 
-/// What an entry refuses: a certificate, every certificate for a key, or both
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+/// What an entry refuses: a certificate, every certificate for a key, or both; or every certificate that an issuing
+/// key has signed
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Target {
     certificate: Option<(KeyId, SerialNumber)>,
     spki: Option<SpkiHash>,
+    issuer: Option<KeyId>,
 }
 
 impl Target {
     /// One certificate, by its issuer's key and its serial number
     pub fn certificate(issuer: KeyId, serial: SerialNumber) -> Self {
-        Self { certificate: Some((issuer, serial)), spki: None }
+        Self { certificate: Some((issuer, serial)), spki: None, issuer: None }
     }
 
     /// Every certificate for a key
     pub fn key(spki: SpkiHash) -> Self {
-        Self { certificate: None, spki: Some(spki) }
+        Self { certificate: None, spki: Some(spki), issuer: None }
     }
 
     /// A certificate and its key
     pub fn certificate_and_key(issuer: KeyId, serial: SerialNumber, spki: SpkiHash) -> Self {
-        Self { certificate: Some((issuer, serial)), spki: Some(spki) }
+        Self { certificate: Some((issuer, serial)), spki: Some(spki), issuer: None }
+    }
+
+    /// Every certificate that an issuing key has signed
+    pub fn issuer(issuer: KeyId) -> Self {
+        Self { certificate: None, spki: None, issuer: Some(issuer) }
+    }
+
+    /// From what travels and is journalled: an absent part is empty
+    pub(crate) fn from_parts(issuer: &[u8], serial: &[u8], spki: &[u8]) -> Result<Self, EntryError> {
+        let hash = match spki.is_empty() {
+            true => None,
+            false => Some(SpkiHash::from_bytes(spki)?),
+        };
+        match (issuer.is_empty(), serial.is_empty(), hash) {
+            (true, true, Some(key)) => Ok(Self::key(key)),
+            (false, true, None) => Ok(Self::issuer(KeyId::from_bytes(issuer)?)),
+            (false, false, spki) => {
+                let serial = SerialNumber::from_bytes(serial)?;
+                Ok(Self { spki, ..Self::certificate(KeyId::from_bytes(issuer)?, serial) })
+            }
+            _ => Err(EntryError::Target),
+        }
     }
 
     /// The issuer's key and the serial number
@@ -194,6 +222,32 @@ impl Target {
     /// The key
     pub fn named_key(&self) -> Option<&SpkiHash> {
         self.spki.as_ref()
+    }
+
+    /// The issuing key, where all it has signed is meant
+    pub fn named_issuer(&self) -> Option<&KeyId> {
+        self.issuer.as_ref()
+    }
+
+    /// The order of lists, as the schema has it: issuer, serial number, key; what is absent comes first
+    fn place(&self) -> (Option<&KeyId>, Option<&SerialNumber>, Option<&SpkiHash>) {
+        let (issuer, serial) = match &self.certificate {
+            Some((issuer, serial)) => (Some(issuer), Some(serial)),
+            None => (self.issuer.as_ref(), None),
+        };
+        (issuer, serial, self.spki.as_ref())
+    }
+}
+
+impl Ord for Target {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place().cmp(&other.place())
+    }
+}
+
+impl PartialOrd for Target {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -262,7 +316,8 @@ pub struct Entry {
     pub reason: Reason,
     /// Since when, seconds since 1970
     pub revoked_at: u64,
-    /// End of the certificate, seconds since 1970; of a key, the end of the last certificate for it
+    /// End of the certificate, seconds since 1970; of a key, the end of the last certificate for it; of an issuing
+    /// key, the end of its own certificate
     pub ends_at: u64,
 }
 
@@ -280,7 +335,7 @@ impl Entry {
     pub(super) fn to_wire(&self) -> wire::Entry {
         let (issuer, serial) = match self.target.named_certificate() {
             Some((issuer, serial)) => (issuer.0.to_vec(), serial.0.clone()),
-            None => (Vec::new(), Vec::new()),
+            None => (self.target.issuer.map(|key| key.0.to_vec()).unwrap_or_default(), Vec::new()),
         };
         wire::Entry {
             serial,
@@ -293,30 +348,15 @@ impl Entry {
     }
 
     pub(super) fn from_wire(entry: &wire::Entry) -> Result<Self, EntryError> {
-        let certificate = match (entry.issuer_key_id.is_empty(), entry.serial.is_empty()) {
-            (true, true) => None,
-            (false, false) => {
-                let serial = SerialNumber::from_bytes(&entry.serial)?;
-                if serial.0 != entry.serial {
-                    // One certificate, one name
-                    return Err(EntryError::Serial);
-                }
-                Some((KeyId::from_bytes(&entry.issuer_key_id)?, serial))
-            }
-            _ => return Err(EntryError::Target),
-        };
-        let spki = match entry.spki_sha256.is_empty() {
-            true => None,
-            false => Some(SpkiHash::from_bytes(&entry.spki_sha256)?),
-        };
-        if certificate.is_none() && spki.is_none() {
-            return Err(EntryError::Target);
+        let target = Target::from_parts(&entry.issuer_key_id, &entry.serial, &entry.spki_sha256)?;
+        if target.named_certificate().is_some_and(|(_, serial)| serial.0 != entry.serial) {
+            // One certificate, one name
+            return Err(EntryError::Serial);
         }
         let reason = Reason::from_code(entry.reason)?;
         if entry.ends_at == 0 || entry.ends_at.max(entry.revoked_at) > LATEST_SECONDS {
             return Err(EntryError::Time);
         }
-        let target = Target { certificate, spki };
         Ok(Self { target, reason, revoked_at: entry.revoked_at, ends_at: entry.ends_at })
     }
 }
@@ -355,6 +395,7 @@ mod tests {
             Target::certificate(issuer, serial.clone()),
             Target::key(spki),
             Target::certificate_and_key(issuer, serial, spki),
+            Target::issuer(issuer),
         ];
         for (target, reason) in targets.into_iter().cycle().zip(Reason::ALL) {
             let entry = Entry { target, reason, revoked_at: 5, ends_at: 9 };
@@ -368,7 +409,7 @@ mod tests {
         };
         type Spoil = fn(&mut wire::Entry);
         let mistakes: [(Spoil, EntryError); 10] = [
-            (|e| e.serial.clear(), EntryError::Target),
+            (|e| (e.serial.clear(), e.spki_sha256 = vec![1; 32]).0, EntryError::Target),
             (|e| e.issuer_key_id.clear(), EntryError::Target),
             (|e| (e.serial.clear(), e.issuer_key_id.clear()).0, EntryError::Target),
             (|e| e.serial = vec![0, 9], EntryError::Serial),
@@ -384,6 +425,23 @@ mod tests {
             spoil(&mut spoilt);
             assert_eq!(Entry::from_wire(&spoilt), Err(expected), "{spoilt:?}");
         }
+    }
+
+    #[test]
+    fn targets_are_in_the_order_of_the_schema() {
+        let key_id = |octet| KeyId::from_bytes(&[octet; 20]).unwrap();
+        let serial = |octet| SerialNumber::from_bytes(&[octet]).unwrap();
+        let spki = SpkiHash::of(b"key");
+        let ordered = [
+            Target::key(spki),
+            Target::issuer(key_id(1)),
+            Target::certificate(key_id(1), serial(3)),
+            Target::certificate_and_key(key_id(1), serial(3), spki),
+            Target::certificate(key_id(1), serial(4)),
+            Target::issuer(key_id(2)),
+        ];
+        assert!(ordered.is_sorted());
+        assert_eq!(std::collections::BTreeSet::from(ordered).len(), 6);
     }
 
     #[test]

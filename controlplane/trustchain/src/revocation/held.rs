@@ -21,6 +21,7 @@ pub(super) struct Held {
     pub(super) entries: BTreeMap<Target, Entry>,
     pub(super) certificates: BTreeMap<(KeyId, SerialNumber), Target>,
     pub(super) keys: BTreeMap<SpkiHash, Target>,
+    pub(super) issuers: BTreeMap<KeyId, Target>,
 }
 
 impl Held {
@@ -37,8 +38,22 @@ impl Held {
         let keys = entries.keys();
         let keys = keys.filter_map(|target| target.named_key().map(|key| (*key, target.clone())));
         let keys = keys.collect();
+        let issuers = entries.keys();
+        let issuers =
+            issuers.filter_map(|target| target.named_issuer().map(|key| (*key, target.clone())));
+        let issuers = issuers.collect();
         let DenyListDocument { epoch, issued_at, next_update, content, .. } = *document;
-        Self { epoch, issued_at, next_update, content, changes, entries, certificates, keys }
+        Self {
+            epoch,
+            issued_at,
+            next_update,
+            content,
+            changes,
+            entries,
+            certificates,
+            keys,
+            issuers,
+        }
     }
 }
 

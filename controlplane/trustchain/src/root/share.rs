@@ -1,64 +1,25 @@
 //! One share of a root's key as a file: encrypted with its holder's passphrase, and bound to the root, the
-//! numbers and the place of the share. How the key is shared is in `shamir`.
+//! numbers and the place of the share. How the key is shared is in `shamir`, how it is encrypted in `sealing`.
 
 use std::path::{Path, PathBuf};
 
 use boring::error::ErrorStack;
-use boring::symm::{Cipher, decrypt_aead, encrypt_aead};
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use super::shamir::Point;
-use crate::certificate::{Fingerprint, hex, unhex};
+use crate::certificate::Fingerprint;
 use crate::files;
+use crate::sealing::{self, OpenError, Passphrase, Scrypt, SealedText};
 
 /// The most shares of a root
 pub const SHARES_LIMIT: u8 = 16;
-/// Characters of the shortest passphrase
-const PASSPHRASE_MIN: usize = 12;
-/// Octets of the longest passphrase
-const PASSPHRASE_LIMIT_BYTES: usize = 1_024;
 /// Octets of the largest share file
 const FILE_LIMIT_BYTES: u64 = 16 << 10;
 const SCHEMA: &str = "stoq.root-share/1";
-/// scrypt (RFC 7914): 128 MiB and about half a second for each guess. Unit tests take the least that is read.
-const SCRYPT: Scrypt = Scrypt { n: if cfg!(test) { 1 << 14 } else { 1 << 17 }, r: 8, p: 1 };
-/// The most that a file may make us spend, and the least that is a hindrance
-const SCRYPT_N: std::ops::RangeInclusive<u64> = 1 << 14..=1 << 20;
-const SALT_BYTES: usize = 32;
-const NONCE_BYTES: usize = 12;
-const TAG_BYTES: usize = 16;
-
-/// What a holder encrypts a share with. It is not printed and is erased when dropped.
-#[derive(Clone)]
-pub struct Passphrase(Zeroizing<String>);
-
-impl Passphrase {
-    /// A passphrase of at least 12 characters
-    pub fn new(text: String) -> Result<Self, ShareError> {
-        let text = Zeroizing::new(text);
-        match text.chars().count() >= PASSPHRASE_MIN && text.len() <= PASSPHRASE_LIMIT_BYTES {
-            true => Ok(Self(text)),
-            false => Err(ShareError::Passphrase),
-        }
-    }
-}
-
-impl std::fmt::Debug for Passphrase {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Passphrase(..)")
-    }
-}
 
 /// Why a share cannot be made or used
 #[derive(Debug, thiserror::Error)]
 pub enum ShareError {
-    /// Too short, or absurdly long
-    #[error(
-        "a passphrase has at least {PASSPHRASE_MIN} characters and at most {PASSPHRASE_LIMIT_BYTES} octets; \
-         six random words are good"
-    )]
-    Passphrase,
     /// The numbers make no sense
     #[error(
         "{threshold} of {shares} shares: there are 2 to {SHARES_LIMIT} shares, and the threshold is at least 2 and \
@@ -144,14 +105,6 @@ pub struct ShareHeader {
     pub index: u8,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
-struct Scrypt {
-    n: u64,
-    r: u64,
-    p: u64,
-}
-
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -170,10 +123,7 @@ struct File {
 pub(super) struct Sealed {
     pub(super) header: ShareHeader,
     path: PathBuf,
-    scrypt: Scrypt,
-    salt: Vec<u8>,
-    nonce: Vec<u8>,
-    ciphertext: Vec<u8>,
+    sealed: sealing::Sealed,
 }
 
 impl ShareHeader {
@@ -198,25 +148,18 @@ pub(super) fn seal(
     point: &Point,
     passphrase: &Passphrase,
 ) -> Result<(), ShareError> {
-    let (mut salt, mut nonce) = ([0; SALT_BYTES], [0; NONCE_BYTES]);
-    boring::rand::rand_bytes(&mut salt)?;
-    boring::rand::rand_bytes(&mut nonce)?;
-    let key = derive(passphrase, &salt, SCRYPT)?;
-    let mut tag = [0; TAG_BYTES];
-    let (cipher, data) = (Cipher::aes_256_gcm(), header.associated_data());
-    let mut ciphertext =
-        encrypt_aead(cipher, &key[..], Some(&nonce), &data, &point.values, &mut tag)?;
-    ciphertext.extend(tag);
+    let sealed = sealing::Sealed::seal(&point.values, &header.associated_data(), passphrase)?;
+    let SealedText { scrypt, salt, nonce, ciphertext } = sealed.to_text();
     let file = File {
         schema: SCHEMA.into(),
         root: header.root.to_string(),
         shares: header.shares,
         threshold: header.threshold,
         index: header.index,
-        scrypt: SCRYPT,
-        salt: hex(&salt),
-        nonce: hex(&nonce),
-        ciphertext: hex(&ciphertext),
+        scrypt,
+        salt,
+        nonce,
+        ciphertext,
     };
     let failed = |source| ShareError::Io { path: path.to_owned(), source };
     let mut text = serde_json::to_vec_pretty(&file).map_err(|error| failed(error.into()))?;
@@ -236,23 +179,16 @@ impl Sealed {
             return Err(malformed("it has another schema; it may be of a newer release"));
         }
         let root = file.root.parse().map_err(|_| malformed("its root is no fingerprint"))?;
-        let Scrypt { n, r, p } = file.scrypt;
-        if !(n.is_power_of_two() && SCRYPT_N.contains(&n) && r == 8 && (1..=4).contains(&p)) {
-            return Err(malformed("its scrypt parameters are out of range"));
-        }
         let numbers = ShareHeader::check_numbers(file.shares, file.threshold);
         if numbers.is_err() || !(1..=file.shares).contains(&file.index) {
             return Err(malformed("its numbers make no sense"));
         }
-        let octets = |text: &str| unhex(text).ok_or_else(|| malformed("it has a wrong digit"));
-        let (salt, nonce) = (octets(&file.salt)?, octets(&file.nonce)?);
-        let ciphertext = octets(&file.ciphertext)?;
-        if salt.len() != SALT_BYTES || nonce.len() != NONCE_BYTES || ciphertext.len() <= TAG_BYTES {
-            return Err(malformed("a part of it has a wrong length"));
-        }
         let (shares, threshold, index) = (file.shares, file.threshold, file.index);
         let header = ShareHeader { root, shares, threshold, index };
-        Ok(Self { header, path: path.to_owned(), scrypt: file.scrypt, salt, nonce, ciphertext })
+        let File { scrypt, salt, nonce, ciphertext, .. } = file;
+        let text = SealedText { scrypt, salt, nonce, ciphertext };
+        let sealed = sealing::Sealed::from_text(&text).map_err(malformed)?;
+        Ok(Self { header, path: path.to_owned(), sealed })
     }
 
     /// Where it was read
@@ -262,36 +198,19 @@ impl Sealed {
 
     /// Opens it
     pub(super) fn open(&self, passphrase: &Passphrase) -> Result<Point, ShareError> {
-        let key = derive(passphrase, &self.salt, self.scrypt)?;
-        let (octets, tag) = self.ciphertext.split_at(self.ciphertext.len() - TAG_BYTES);
-        let (cipher, data) = (Cipher::aes_256_gcm(), self.header.associated_data());
-        let opened = decrypt_aead(cipher, &key[..], Some(&self.nonce), &data, octets, tag);
-        let values = opened.map_err(|_| {
-            // A wrong passphrase is an answer, not a failure of BoringSSL.
-            let _answered: ErrorStack = ErrorStack::get();
-            ShareError::Sealed { path: self.path.clone() }
+        let opened = self.sealed.open(&self.header.associated_data(), passphrase);
+        let values = opened.map_err(|error| match error {
+            OpenError::Sealed => ShareError::Sealed { path: self.path.clone() },
+            OpenError::Boring(error) => error.into(),
         })?;
-        Ok(Point { index: self.header.index, values: Zeroizing::new(values) })
+        Ok(Point { index: self.header.index, values })
     }
-}
-
-fn derive(
-    passphrase: &Passphrase,
-    salt: &[u8],
-    scrypt: Scrypt,
-) -> Result<Zeroizing<[u8; 32]>, ErrorStack> {
-    let mut key = Zeroizing::new([0; 32]);
-    let Scrypt { n, r, p } = scrypt;
-    // 128 * n * r octets, and a little for the rest.
-    let memory = usize::try_from(n * r * 160 + (1 << 20)).unwrap_or(usize::MAX);
-    boring::pkcs5::scrypt(passphrase.0.as_bytes(), salt, n, r, p, memory, &mut key[..])?;
-    Ok(key)
 }
 
 /// Whether two of them are equal
 pub(super) fn any_twice(passphrases: &[Passphrase]) -> bool {
     let same = |(at, one): (usize, &Passphrase)| {
-        passphrases[..at].iter().any(|other| other.0.as_str() == one.0.as_str())
+        passphrases[..at].iter().any(|other| other.is(one))
     };
     passphrases.iter().enumerate().any(same)
 }

@@ -234,7 +234,10 @@ impl Ground {
             audit: audit.clone(),
             inventory: Inventory::of_records(self.records.clone()),
             clock,
-            progress: Arc::new(move || (progress.last.load(Ordering::SeqCst), 0)),
+            progress: Arc::new(move || Reached {
+                sequence: progress.last.load(Ordering::SeqCst),
+                ..Reached::default()
+            }),
             adopt,
         };
         let revocations = match Revocations::start_with(parts, self.settings()) {
@@ -281,9 +284,13 @@ fn crl_has(list: &IssuedCrl, serial: u64) -> bool {
 async fn crl_with(revocations: &Revocations, serial: u64) -> Arc<IssuedCrl> {
     let shard = Sharding::DEFAULT.shard_of(&number(serial));
     let mut crls = revocations.crls();
-    let found = crls.wait_for(|crls| crls.get(&shard).is_some_and(|list| crl_has(list, serial)));
+    let find = |crls: &PublishedCrls| {
+        let mut lists = crls.values();
+        lists.find(|list| list.shard == shard && crl_has(list, serial)).cloned()
+    };
+    let found = crls.wait_for(|crls| find(crls).is_some());
     let found = tokio::time::timeout(Duration::from_secs(10), found).await.unwrap().unwrap();
-    found[&shard].clone()
+    find(&found).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

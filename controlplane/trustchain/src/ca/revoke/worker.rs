@@ -9,12 +9,14 @@ use stoq_store::records::{CertificateRecord, RevocationQuery, RevocationReason, 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::super::crl::{Crls, PublishedCrls};
+use super::super::authority::issuer_params;
+use super::super::crl::{CrlBooks, PublishedCrls};
 use super::super::entry::{DenyListIssued, Entry as JournalEntry};
 use super::super::replay::{write_crl, write_revoked};
 use super::{
-    AdoptAtStart, Adopted, CrlStatus, RevocationParts, RevocationSettings, RevocationStatus,
-    RevokeError, RevokeReceipt, RevokeRequest, RevokeTarget, RevokedItem, longest_life,
+    AdoptAtStart, Adopted, CrlStatus, IssuerRevocation, Reached, RevocationParts, RevocationSettings, RevocationStatus,
+    RevokeError, RevokeReceipt, RevokeRequest, RevokeTarget, RevokedItem, begin_crls,
+    longest_life,
 };
 use crate::audit::{AuditEvent, AuditKind};
 use crate::backup::{HighWater, HighWaterFile, crl_name};
@@ -23,6 +25,7 @@ use crate::revocation::{
     self, DenyListDocument, DenyListIssuer, Entry, Form, HighWaterMark, KeyId, Publication,
     PublishError, Reason, SerialNumber, Signers, SpkiHash, Target,
 };
+use crate::signer::NamedKey;
 
 /// Requests that share an epoch
 const GROUP: usize = 64;
@@ -35,6 +38,10 @@ pub(super) enum Command {
     Revoke { request: RevokeRequest, done: Done<RevokeReceipt> },
     Observe { mark: HighWaterMark, done: Done<()> },
     Adopt { document: Vec<u8>, signers: Signers, adopted_by: String, done: Done<Adopted> },
+    SignWith { key: NamedKey, done: Done<Option<u64>> },
+    KeepCrls { key: NamedKey, done: Done<()> },
+    IssueNow { done: Done<Option<u64>> },
+    RevokeIssuer { revocation: Box<IssuerRevocation>, done: Done<RevokeReceipt> },
 }
 
 impl std::fmt::Debug for Command {
@@ -57,13 +64,15 @@ pub(super) struct Worker {
     settings: RevocationSettings,
     issuer: DenyListIssuer,
     /// Away while it signs
-    crls: Option<Crls>,
+    crls: Option<CrlBooks>,
     high_water: Option<HighWaterFile>,
     /// Certificates that are revoked here, whatever else their entries name
     known: BTreeSet<(KeyId, SerialNumber)>,
     deny_list: watch::Sender<Option<Arc<Publication>>>,
     published: watch::Sender<PublishedCrls>,
     status: watch::Sender<RevocationStatus>,
+    /// The key that signs the lists
+    key_id: watch::Sender<KeyId>,
     changes: Option<watch::Receiver<u64>>,
     absorbed_at: Option<Instant>,
     remembered_at: Option<Instant>,
@@ -77,6 +86,7 @@ type Watches = (
     watch::Receiver<Option<Arc<Publication>>>,
     watch::Receiver<PublishedCrls>,
     watch::Receiver<RevocationStatus>,
+    watch::Receiver<KeyId>,
 );
 
 impl Worker {
@@ -84,8 +94,9 @@ impl Worker {
         parts: RevocationParts,
         settings: RevocationSettings,
         issuer: DenyListIssuer,
-        crls: Crls,
+        crls: CrlBooks,
         high_water: HighWaterFile,
+        key_id: KeyId,
     ) -> Self {
         let entries = parts.replay.deny_list.entries.iter();
         let known = entries.filter_map(|(entry, _)| entry.target.named_certificate().cloned());
@@ -104,6 +115,7 @@ impl Worker {
             deny_list: watch::Sender::new(None),
             published: watch::Sender::new(Arc::default()),
             status: watch::Sender::new(RevocationStatus::default()),
+            key_id: watch::Sender::new(key_id),
             changes,
             absorbed_at: None,
             remembered_at: None,
@@ -115,7 +127,8 @@ impl Worker {
     }
 
     pub(super) fn watches(&self) -> Watches {
-        (self.deny_list.subscribe(), self.published.subscribe(), self.status.subscribe())
+        let (status, key_id) = (self.status.subscribe(), self.key_id.subscribe());
+        (self.deny_list.subscribe(), self.published.subscribe(), status, key_id)
     }
 
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
@@ -210,9 +223,81 @@ impl Worker {
                 Command::Adopt { document, signers, adopted_by, done } => {
                     let _ = done.send(self.adopt(&document, &signers, &adopted_by).await);
                 }
+                Command::SignWith { key, done } => {
+                    let _ = done.send(self.sign_with(key).await);
+                }
+                Command::KeepCrls { key, done } => {
+                    let _ = done.send(self.keep_crls(key));
+                }
+                Command::IssueNow { done } => {
+                    let _ = done.send(Ok(self.issue_now().await));
+                }
+                Command::RevokeIssuer { revocation, done } => {
+                    let _ = done.send(self.revoke_issuer(*revocation).await);
+                }
                 Command::Revoke { .. } => {}
             }
         }
+    }
+
+    /// The lists of a key, unless they are here
+    fn keep_crls(&mut self, key: NamedKey) -> Result<(), RevokeError> {
+        let unusable = |_| RevokeError::NoIssuingKey;
+        let key_id = KeyId::of_public_point(key.public().public_point()).map_err(unusable)?;
+        let now = unix_seconds(self.now());
+        let Some(books) = &mut self.crls else { return Err(RevokeError::Closed) };
+        if !books.has(&key_id) {
+            let (params, seen) = (issuer_params(key.public()), BTreeMap::new());
+            let seen = self.high_water.as_ref().map_or(seen, |file| file.held().crl_numbers.clone());
+            let of = (key, params, key_id);
+            books.insert(begin_crls(&self.settings, &self.parts.replay, &seen, of, now)?);
+        }
+        Ok(())
+    }
+
+    async fn sign_with(&mut self, key: NamedKey) -> Result<Option<u64>, RevokeError> {
+        self.keep_crls(key.clone())?;
+        let unusable = |_| RevokeError::NoIssuingKey;
+        let key_id = KeyId::of_public_point(key.public().public_point()).map_err(unusable)?;
+        self.parts.key = key;
+        self.key_id.send_replace(key_id);
+        Ok(self.issue_now().await)
+    }
+
+    async fn issue_now(&mut self) -> Option<u64> {
+        match self.issue().await {
+            Ok(()) => Some(self.issuer.epoch()),
+            Err(error) => {
+                self.stalled(&error);
+                None
+            }
+        }
+    }
+
+    async fn revoke_issuer(
+        &mut self,
+        revocation: IssuerRevocation,
+    ) -> Result<RevokeReceipt, RevokeError> {
+        let IssuerRevocation { issuer, ends_at, reason, revoked_by, entry, event } = revocation;
+        if issuer == *self.key_id.borrow() {
+            return Err(RevokeError::SignsTheList);
+        }
+        let now = self.now();
+        let target = Target::issuer(issuer);
+        let revoked = Entry { target, reason, revoked_at: unix_seconds(now), ends_at };
+        let mut work = self.issuer.clone();
+        let repeated = !work.revoke(revoked.clone(), now)?;
+        let items = vec![item(&revoked, None, repeated)];
+        let said = if repeated { Vec::new() } else { vec![(revoked, revoked_by)] };
+        let (sequence, epoch) = self.commit(work, said, vec![event], vec![entry]).await?;
+        if let Some(books) = &mut self.crls {
+            books.remove(&issuer);
+        }
+        self.published.send_modify(|published| {
+            let others = published.iter().filter(|((key, _), _)| *key != issuer);
+            *published = Arc::new(others.map(|(name, list)| (*name, list.clone())).collect());
+        });
+        Ok(RevokeReceipt { items, revoked_at: unix_seconds(now), epoch, sequence })
     }
 
     /// Finds what a request names and puts it on the list, in memory
@@ -307,7 +392,7 @@ impl Worker {
             }
             return;
         }
-        let outcome = self.commit(work, entries, events).await;
+        let outcome = self.commit(work, entries, events, Vec::new()).await;
         match outcome {
             Ok((sequence, epoch)) => {
                 for Staged { receipt, done } in staged {
@@ -324,19 +409,21 @@ impl Worker {
         }
     }
 
-    /// Signs the next epoch, makes it durable with its revocations, and shows it. Where it cannot be signed, the
-    /// revocations are made durable without it: they count here and in CRLs, and the list follows.
+    /// Signs the next epoch, makes it durable with its revocations and with what `journal` has, and shows it. Where it
+    /// cannot be signed, the revocations are made durable without it: they count here and in CRLs, and the list
+    /// follows.
     async fn commit(
         &mut self,
         work: DenyListIssuer,
         entries: Vec<Said>,
         events: Vec<AuditEvent>,
+        mut journal: Vec<JournalEntry>,
     ) -> Result<(u64, Option<u64>), RevokeError> {
         let (work, publication) = self.sign(work).await;
-        let mut journal: Vec<JournalEntry> = entries
-            .iter()
-            .map(|(entry, by)| JournalEntry::Revoked(write_revoked(entry, by)))
-            .collect();
+        let revoked = entries.iter();
+        journal.extend(
+            revoked.map(|(entry, by)| JournalEntry::Revoked(write_revoked(entry, by))),
+        );
         if let Ok(publication) = &publication {
             journal.push(JournalEntry::DenyListIssued(issued(publication)));
         }
@@ -428,13 +515,13 @@ impl Worker {
 
     async fn issue_crls(&mut self, now: SystemTime) {
         let Some(mut crls) = self.crls.take() else { return };
-        let shards = crls.due(now, self.settings.crl_pause);
-        if shards.is_empty() {
+        let due = crls.due(now, self.settings.crl_pause);
+        if due.is_empty() {
             self.crls = Some(crls);
             return;
         }
         let signing = tokio::task::spawn_blocking(move || {
-            let outcome = crls.issue(&shards, now);
+            let outcome = crls.issue(&due, now);
             (crls, outcome)
         });
         let (crls, (lists, error)) = match signing.await {
@@ -447,20 +534,19 @@ impl Worker {
                 return;
             }
         };
-        let key_id = crls.key_id();
         self.crls = Some(crls);
         let mut problem = error.map(|error| error.to_string());
         if !lists.is_empty() {
-            let entries = lists.iter().map(|list| {
+            let entries = lists.iter().map(|(key_id, list)| {
                 let at = unix_seconds(list.this_update);
-                JournalEntry::CrlIssued(write_crl(&key_id, list.shard, list.number, at))
+                JournalEntry::CrlIssued(write_crl(key_id, list.shard, list.number, at))
             });
             match self.parts.audit.append_with(entries.collect(), Vec::new()).await {
                 Ok(_) => {
                     let numbers = lists.iter();
                     let numbers =
-                        numbers.map(|list| (crl_name(&key_id, list.shard), list.number)).collect();
-                    self.remember(None, numbers).await;
+                        numbers.map(|(key_id, list)| (crl_name(key_id, list.shard), list.number));
+                    self.remember(None, numbers.collect()).await;
                     self.show_crls(lists);
                 }
                 Err(error) => problem = Some(error.to_string()),
@@ -475,15 +561,17 @@ impl Worker {
         }
     }
 
-    fn show_crls(&self, lists: Vec<crate::revocation::crl::IssuedCrl>) {
+    fn show_crls(&self, lists: Vec<(KeyId, crate::revocation::crl::IssuedCrl)>) {
         self.published.send_modify(|published| {
             let mut next = (**published).clone();
-            next.extend(lists.into_iter().map(|list| (list.shard, Arc::new(list))));
+            let lists = lists.into_iter();
+            next.extend(lists.map(|(key, list)| ((key, list.shard), Arc::new(list))));
             *published = Arc::new(next);
         });
         let published = self.published.borrow().clone();
         self.status.send_modify(|status| {
-            let crls = published.values().map(|list| CrlStatus {
+            let crls = published.iter().map(|((issuer, _), list)| CrlStatus {
+                issuer: *issuer,
                 shard: list.shard,
                 number: list.number,
                 this_update: unix_seconds(list.this_update),
@@ -498,12 +586,13 @@ impl Worker {
     /// keep a revocation from the nodes; it is said.
     async fn remember(&mut self, mark: Option<HighWaterMark>, crl_numbers: BTreeMap<String, u64>) {
         let Some(mut file) = self.high_water.take() else { return };
-        let (sequence, log_entries) = (self.parts.progress)();
+        let Reached { sequence, log_entries, issuing_keys } = (self.parts.progress)();
         let reached = HighWater {
             instance: self.parts.instance.to_string(),
             journal: self.parts.replay.journal.map(|id| id.to_string()).unwrap_or_default(),
             sequence,
             log_entries,
+            issuing_keys,
             audit_records: self.parts.audit.head().count,
             deny_list: mark.or_else(|| self.last_mark.clone()),
             crl_numbers,
@@ -534,7 +623,7 @@ impl Worker {
     /// After an adoption: what the journal had beyond its present end is gone, and that is known
     async fn rebase(&mut self) {
         let Some(mut file) = self.high_water.take() else { return };
-        let (sequence, log_entries) = (self.parts.progress)();
+        let Reached { sequence, log_entries, .. } = (self.parts.progress)();
         let mut reached = file.held().clone();
         (reached.sequence, reached.log_entries) = (sequence, log_entries);
         reached.audit_records = self.parts.audit.head().count;
@@ -669,7 +758,7 @@ impl Worker {
             }
             let event = AuditEvent::done(AuditKind::RevocationsAdopted, by, subject)
                 .with("came_back", entries.len());
-            (_, epoch) = self.commit(work, entries, vec![event]).await?;
+            (_, epoch) = self.commit(work, entries, vec![event], Vec::new()).await?;
         }
         Ok(epoch)
     }

@@ -1,5 +1,5 @@
-//! Passphrases of a root's share holders: asked for at the terminal without showing them, or read from a file,
-//! one a line, where a program does the asking.
+//! Passphrases: asked for at the terminal without showing them, or read from a file, one a line, where a program does
+//! the asking.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
@@ -10,24 +10,25 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr
 use stoq_admin::ApiError;
 use stoq_trustchain::root::Passphrase;
 
-use super::{failed, file_error};
+use crate::files;
 
 /// Octets of the longest file of passphrases
 const FILE_LIMIT_BYTES: u64 = 64 << 10;
 
-/// As many passphrases as there are prompts, in that order
-pub(super) fn read(
+/// As many passphrases as there are prompts, in that order. `option` is what names a file of them.
+pub(crate) fn read(
     file: Option<&Path>,
+    option: &str,
     prompts: &[String],
     twice: bool,
 ) -> Result<Vec<Passphrase>, ApiError> {
     let texts = match file {
         Some(path) if path == Path::new("-") => lines(std::io::stdin(), path, prompts.len())?,
         Some(path) => {
-            let opened = File::open(path).map_err(|error| file_error("read", path, &error))?;
+            let opened = File::open(path).map_err(|error| files::failed("read", path, &error))?;
             lines(opened, path, prompts.len())?
         }
-        None => ask(prompts, twice)?,
+        None => ask(option, prompts, twice)?,
     };
     let passphrase = |text| {
         Passphrase::new(text).map_err(|error| failed(error.to_string(), "choose a longer one"))
@@ -35,26 +36,30 @@ pub(super) fn read(
     texts.into_iter().map(passphrase).collect()
 }
 
+fn failed(message: String, remedy: &str) -> ApiError {
+    ApiError::failed("no-passphrase", message, remedy)
+}
+
 fn lines(from: impl Read, path: &Path, count: usize) -> Result<Vec<String>, ApiError> {
     let reader = BufReader::new(from.take(FILE_LIMIT_BYTES));
     let mut texts = Vec::new();
     for line in reader.lines() {
-        texts.push(line.map_err(|error| file_error("read", path, &error))?);
+        texts.push(line.map_err(|error| files::failed("read", path, &error))?);
     }
     match texts.len() == count {
         true => Ok(texts),
         false => Err(failed(
             format!("{} has {} passphrases and {count} are needed", path.display(), texts.len()),
-            "write one a line, in the order of the shares",
+            "write one a line, in the order in which they are asked for",
         )),
     }
 }
 
-fn ask(prompts: &[String], twice: bool) -> Result<Vec<String>, ApiError> {
+fn ask(option: &str, prompts: &[String], twice: bool) -> Result<Vec<String>, ApiError> {
     if !std::io::stdin().is_terminal() {
         return Err(failed(
             "there is no terminal to ask for passphrases at".into(),
-            "give them with --passphrases FILE, one a line",
+            &format!("give them with {option} FILE, one a line"),
         ));
     }
     let silent = Silent::new().map_err(|error| terminal_error(&error.into()))?;
@@ -84,7 +89,7 @@ fn ask_one(prompt: &str) -> Result<String, ApiError> {
 }
 
 fn terminal_error(error: &std::io::Error) -> ApiError {
-    file_error("use", &PathBuf::from("the terminal"), error)
+    files::failed("use", &PathBuf::from("the terminal"), error)
 }
 
 /// While it lives, the terminal does not show what is typed
