@@ -11,9 +11,7 @@ use crate::address::{self, ServiceAddress, Target};
 use crate::error::Refusal;
 use crate::kind::Kind;
 use crate::schema::{ALLOW, PINS_EXAMPLE};
-use crate::value::{
-    allow_value, as_text, list, parse_allow, parse_name, parse_pins, pin_text,
-};
+use crate::value::{allow_value, as_text, list, parse_allow, parse_name, parse_pins, pin_text};
 use crate::{COPY_SERVICE, Config, MEASURE_SERVICE};
 
 /// `[[service]]`: a local program published under a name

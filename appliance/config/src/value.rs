@@ -346,7 +346,8 @@ mod tests {
         let capitals = texts[0].replace('a', "A");
         let short = &texts[0][..texts[0].len() - 1];
         let fingerprint = &texts[0]["spki-".len()..];
-        for wrong in ["", "spki-sha256:", short, fingerprint, &capitals, &format!("{}0", texts[0])] {
+        for wrong in ["", "spki-sha256:", short, fingerprint, &capitals, &format!("{}0", texts[0])]
+        {
             assert!(of(&[wrong, &texts[1]]).unwrap_err().reason.contains("is no pin"), "{wrong}");
         }
     }

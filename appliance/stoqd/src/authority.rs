@@ -154,8 +154,7 @@ impl Running {
         );
         let revocations = Revocations::start(&ca, audit.clone(), replay, revoking, adopt)?;
         let (guard, spread) = (Arc::clone(&own.guard), KEY_SPREAD);
-        let starting =
-            IssuingKeys::start(&ca, guard, audit.clone(), revocations.clone(), spread);
+        let starting = IssuingKeys::start(&ca, guard, audit.clone(), revocations.clone(), spread);
         let issuing_keys = tokio::runtime::Handle::current().block_on(starting)?;
         let calls = CallDesk::new(CallParts {
             ca: ca.clone(),

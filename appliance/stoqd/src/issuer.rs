@@ -47,9 +47,9 @@ pub fn open(
     let known = journal.map_or(&none, |journal| &journal.issuing_keys);
     // The ordinary key has its certificate in a file, where `stoqctl root` installs it; the others have theirs in
     // the journal, and so has a key that has stopped issuing.
-    let another = known.in_force().filter(|key| {
-        key.name != KeyName::issuing() || key.record.state != AuthorityState::Active
-    });
+    let another = known
+        .in_force()
+        .filter(|key| key.name != KeyName::issuing() || key.record.state != AuthorityState::Active);
     let keys = open_keys(directory, socket, another.is_none(), now)?;
     let guard = Arc::new(StateGuard::new(Arc::clone(&keys), known.states()));
     let signer: Arc<dyn Signer> = guard.clone();
@@ -98,16 +98,14 @@ fn of_journal(
     let embedded = directory.join(EMBEDDED_ROOT);
     let at_hand = embedded.join(ROOT_KEY_FILE).exists();
     let ends = UNIX_EPOCH + Duration::from_secs(key.record.not_after);
-    let renewed = if at_hand
-        && key.record.state == AuthorityState::Active
-        && now + RENEW_BELOW > ends
-    {
-        let request = request_with(&signer, &key.name)?;
-        let root = Root::open(&embedded, now)?;
-        Some(sign_issuing(&root, &request, Ipv6Subtree::ALL, now)?)
-    } else {
-        None
-    };
+    let renewed =
+        if at_hand && key.record.state == AuthorityState::Active && now + RENEW_BELOW > ends {
+            let request = request_with(&signer, &key.name)?;
+            let root = Root::open(&embedded, now)?;
+            Some(sign_issuing(&root, &request, Ipv6Subtree::ALL, now)?)
+        } else {
+            None
+        };
     let certificate_der = renewed.as_ref().unwrap_or(&key.certificate_der);
     let authority = IssuingAuthority::new(certificate_der, &root_der, signer, &key.name, now)?;
     Ok(if at_hand { authority.with_root_at_hand() } else { authority })

@@ -88,9 +88,10 @@ pub fn problem(config: &Config, identity: Option<&NodeIdentity>) -> Option<Probl
     Some(Problem {
         code: problem.code().into(),
         message: problem.to_string(),
-        remedy: "`stoqctl node show` prints the pins of the chain in use; correct trust.root_pins and \
+        remedy:
+            "`stoqctl node show` prints the pins of the chain in use; correct trust.root_pins and \
                  trust.issuing_pins, then `stoqctl config reload`"
-            .into(),
+                .into(),
     })
 }
 

@@ -67,9 +67,10 @@ pub async fn drive(node: Arc<Node>) {
     let mut changed = node.identity_changed();
     loop {
         changed.mark_unchanged();
+        let issuing_changed = node.issuing_changed();
         let lists = node.lists();
         match (lists, node.identities().identity) {
-            (Some(lists), Some(_)) => match Holder::begin(&node, &lists).await {
+            (Some(lists), Some(_)) => match Holder::begin(&node, &lists, issuing_changed).await {
                 Ok(mut holder) => holder.run(lists, &mut changed).await,
                 Err(error) => {
                     tracing::error!(%error, "no deny-list is followed");
@@ -124,9 +125,12 @@ struct Holder {
 }
 
 impl Holder {
-    async fn begin(node: &Arc<Node>, lists: &Lists) -> Result<Self, CannotBegin> {
+    async fn begin(
+        node: &Arc<Node>,
+        lists: &Lists,
+        issuing_changed: watch::Receiver<u64>,
+    ) -> Result<Self, CannotBegin> {
         let instances = lists.instances();
-        let issuing_changed = node.issuing_changed();
         let signers = Signers::new(lists.signers.clone())?;
         let trust = node.config.load().trust.clone();
         let settings = DenyListSettings {
@@ -285,6 +289,8 @@ impl Holder {
                 denied.issuers.insert(*issuer.as_bytes());
             }
         }
+        let revoked = self.list.entries().filter_map(|entry| entry.target.named_issuer().copied());
+        self.node.known.revoke(revoked.collect());
         let (serials, keys) = (denied.serials.len(), denied.keys.len());
         let issuers = denied.issuers.len();
         let epoch = self.node.set_denied(denied);

@@ -160,11 +160,8 @@ async fn run<A: Accept, B: Backend>(
 }
 
 /// One request per connection: nothing idles, and the limit of connections is one of requests
-async fn serve_connection<B: Backend, S>(
-    server: Arc<Server<B>>,
-    stream: S,
-    caller: Option<Caller>,
-) where
+async fn serve_connection<B: Backend, S>(server: Arc<Server<B>>, stream: S, caller: Option<Caller>)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (receive_timeout, scope) = (server.limits.receive_timeout, server.scope);
@@ -213,7 +210,8 @@ impl<B: Backend> Server<B> {
             (&Method::GET | &Method::HEAD, "/readyz") => self.readiness().await,
             (&Method::GET | &Method::HEAD, "/metrics") => self.metrics().await,
             (_, "/healthz" | "/readyz" | "/metrics") => not_allowed("GET, HEAD"),
-            (method, path) if self.scope == Scope::Operations => match (operation_of(path), caller) {
+            (method, path) if self.scope == Scope::Operations => match (operation_of(path), caller)
+            {
                 (Some(operation), Some(caller)) if method == Method::POST => {
                     let backend = self.backend.called_by(caller);
                     self.operate(&backend, operation, request.into_body()).await

@@ -192,7 +192,9 @@ mod tests {
         assert!(matches!(read.open(b"alpha", &theirs), Err(OpenError::Sealed)));
         assert!(matches!(read.open(b"beta", &ours), Err(OpenError::Sealed)));
         let mut changed = sealed.to_text();
-        changed.ciphertext.replace_range(0..1, if changed.ciphertext.starts_with('0') { "1" } else { "0" });
+        changed
+            .ciphertext
+            .replace_range(0..1, if changed.ciphertext.starts_with('0') { "1" } else { "0" });
         let changed = Sealed::from_text(&changed).unwrap();
         assert!(matches!(changed.open(b"alpha", &ours), Err(OpenError::Sealed)));
         // Two of the same are not alike.

@@ -315,7 +315,8 @@ async fn nothing_counts_that_a_revoked_key_has_signed() {
     // Who did it is in the audit log, once for each step.
     let recorded = open.audit.recent(100);
     let steps = recorded.iter().filter(|record| record.kind == AuditKind::IssuingKeyState);
-    let steps: Vec<_> = steps.map(|one| (one.actor.as_str(), one.details["state"].as_str())).collect();
+    let steps: Vec<_> =
+        steps.map(|one| (one.actor.as_str(), one.details["state"].as_str())).collect();
     let (ana, test) = ("operator:ana", "operator:test");
     let expected = [
         ("authority", "active"),

@@ -21,7 +21,8 @@ use stoq_trustchain::ca::append::{AppendEntries, Appending};
 use stoq_trustchain::ca::entry::Entry;
 use stoq_trustchain::ca::inventory::Inventory;
 use stoq_trustchain::ca::revoke::{
-    Reached, RevocationParts, RevocationSettings, Revocations, RevokeRequest, RevokeTarget, read_journal,
+    Reached, RevocationParts, RevocationSettings, Revocations, RevokeRequest, RevokeTarget,
+    read_journal,
 };
 use stoq_trustchain::ca::{Clock, Refusal};
 use stoq_trustchain::revocation::crl::Sharding;

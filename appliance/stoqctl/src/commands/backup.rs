@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use stoq_admin::{ApiError, ExitCode};
 use stoq_admin::api::{BackupCreate, Secret};
+use stoq_admin::{ApiError, ExitCode};
 use stoq_trustchain::backup::{
     BackupKeysError, BackupManifest, HighWaterFile, RestoreError, restore, verify, verify_keys,
 };
@@ -198,8 +198,9 @@ impl Verify {
         let Self { directory, with_keys, passphrase_file } = self;
         let (manifest, _replay) = verify(&directory).map_err(|error| refused(&error))?;
         let keys = match passphrase(with_keys, passphrase_file.as_deref(), false)? {
-            Some(passphrase) => verify_keys(&directory, &manifest, &passphrase)
-                .map_err(|error| refused(&error))?,
+            Some(passphrase) => {
+                verify_keys(&directory, &manifest, &passphrase).map_err(|error| refused(&error))?
+            }
             None => Vec::new(),
         };
         report(context, found(&directory, manifest, keys, None))

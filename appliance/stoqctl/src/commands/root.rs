@@ -273,7 +273,8 @@ impl SignIssuing {
         } else {
             let prompt = |share: &PathBuf| format!("passphrase of {}", share.display());
             let prompts: Vec<_> = shares.iter().map(prompt).collect();
-            let passphrases = passphrases::read(passphrases.as_deref(), PASSPHRASES, &prompts, false)?;
+            let passphrases =
+                passphrases::read(passphrases.as_deref(), PASSPHRASES, &prompts, false)?;
             let shares: Vec<_> = shares.into_iter().zip(passphrases).collect();
             open_shared_root(&directory.join(ROOT_CERTIFICATE_FILE), &shares, now)
         };

@@ -98,8 +98,8 @@ pub async fn unregister(admin: &Admin, request: CaUnregister) -> Result<CaUnregi
         let name = format!("{profile} {subject}");
         return Err(ApiError::not_found("registration", name, "stoqctl ca registrations"));
     }
-    let event =
-        AuditEvent::done(AuditKind::Unregistered, &admin.actor(), &subject).with("profile", &profile);
+    let event = AuditEvent::done(AuditKind::Unregistered, &admin.actor(), &subject)
+        .with("profile", &profile);
     desk.record(event).await;
     Ok(CaUnregistered { profile, subject })
 }
@@ -135,8 +135,9 @@ pub async fn renew_all(admin: &Admin, request: CaRenewAll) -> Result<CaRenewingA
     let start = desk.ca.now();
     let window = RenewalWindow { start, end: start + length };
     desk.ca.renew_all(window).await.map_err(|error| refused(&error))?;
-    let event = AuditEvent::done(AuditKind::RenewalMoved, &admin.actor(), "everything issued so far")
-        .with("within_seconds", request.within_seconds);
+    let event =
+        AuditEvent::done(AuditKind::RenewalMoved, &admin.actor(), "everything issued so far")
+            .with("within_seconds", request.within_seconds);
     desk.record(event).await;
     Ok(CaRenewingAll { start: window.start, end: window.end })
 }

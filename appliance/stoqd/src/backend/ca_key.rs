@@ -138,8 +138,7 @@ pub async fn activate(admin: &Admin, request: CaKeyActivate) -> Result<CaKeyChan
 pub async fn taint(admin: &Admin, request: CaKeyTaint) -> Result<CaKeyChanged, ApiError> {
     let desk = desk(admin)?;
     let name = named(&request.name)?;
-    let reason =
-        if request.compromised { TaintReason::Compromised } else { TaintReason::Replaced };
+    let reason = if request.compromised { TaintReason::Compromised } else { TaintReason::Replaced };
     let (keys, actor) = (desk.issuing_keys.clone(), admin.actor());
     let step = async move { keys.taint(&name, reason, &actor).await };
     Ok(changed(&desk, carried_out(step).await?))
@@ -161,12 +160,8 @@ fn refused(error: &KeyError) -> ApiError {
     let message = error.to_string();
     let conflict = |code, remedy: &str| ApiError::conflict(code, message.clone(), remedy);
     match error {
-        KeyError::Unknown(name) => {
-            ApiError::not_found("issuing key", name, "stoqctl ca key list")
-        }
-        KeyError::Purpose(_) => {
-            ApiError::usage("bad-key-name", message, "name it as `issuing-2`")
-        }
+        KeyError::Unknown(name) => ApiError::not_found("issuing key", name, "stoqctl ca key list"),
+        KeyError::Purpose(_) => ApiError::usage("bad-key-name", message, "name it as `issuing-2`"),
         KeyError::NameTaken(_) => conflict("name-taken", "`stoqctl ca key list` shows the names"),
         KeyError::NobodySigns(_) => {
             conflict("nobody-signs", "`stoqctl ca key prepare`, then `ca key activate`")
@@ -182,9 +177,7 @@ fn refused(error: &KeyError) -> ApiError {
             ApiError::timed_out(message, "try again in a second")
         }
         KeyError::Refused(refusal) => not_done(refusal),
-        KeyError::Lists(RevokeError::Busy) => {
-            ApiError::timed_out(message, "try again in a second")
-        }
+        KeyError::Lists(RevokeError::Busy) => ApiError::timed_out(message, "try again in a second"),
         KeyError::Request(_)
         | KeyError::Signer(_)
         | KeyError::Chain(_)

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use stoq::NodeId;
 use stoq_admin::ApiError;
 use stoq_admin::api::{
-    Certificate, ChainPins, NodeAdd, NodeAdded, NodeJoin, NodeJoined, NodeList, NodeListed, NodeRemove,
-    NodeRemoved, NodeShow, NodeShown, Peer, PeerSource,
+    Certificate, ChainPins, NodeAdd, NodeAdded, NodeJoin, NodeJoined, NodeList, NodeListed,
+    NodeRemove, NodeRemoved, NodeShow, NodeShown, Peer, PeerSource,
 };
 use stoq_trustchain::enrollment::enroll;
 use stoq_trustchain::{Fingerprint, JoinToken, NodeIdentity};
@@ -45,7 +45,9 @@ pub async fn show(admin: &Admin, _request: NodeShow) -> Result<NodeShown, ApiErr
         Source::Joined => admin.0.state.read().issuer.and_then(|name| NodeId::new(&name).ok()),
     };
     let pins = identity.as_ref().map(crate::pins::chain_keys).transpose();
-    let pins = pins.map_err(|error| ApiError::failed("bad-identity", error.to_string(), "see `stoqctl doctor`"))?;
+    let pins = pins.map_err(|error| {
+        ApiError::failed("bad-identity", error.to_string(), "see `stoqctl doctor`")
+    })?;
     Ok(NodeShown {
         node: admin.0.name(),
         pins: pins.map(|keys| ChainPins {

@@ -2,7 +2,9 @@
 //! nothing any more, and one that is revoked is on the deny-list with everything it has signed. All of it outlives a
 //! restart and is in the audit log.
 
+use stoq_admin::encode_pem;
 use stoq_appliance_tests::{Node, Options, Server, enrol, shared, stoqctl, wait_until};
+use stoq_trustchain::{KeyKind, KeyPair, csr};
 
 use crate::{PATIENCE, dials, is_refused, serial, shown_by, states, talks, turn_over};
 
@@ -14,7 +16,7 @@ fn state_of(alpha: &Node, name: &str) -> String {
 /// The key that issued a certificate
 fn issuer(alpha: &Node, serial: &str) -> String {
     let shown = alpha.ask(&["certificate", "show", serial]);
-    shown["issuer_key_id"].as_str().unwrap_or_else(|| panic!("{shown}")).to_owned()
+    shown["certificate"]["issuer_key_id"].as_str().unwrap_or_else(|| panic!("{shown}")).to_owned()
 }
 
 fn key_id(alpha: &Node, name: &str) -> String {
@@ -49,98 +51,126 @@ fn written_down(alpha: &Node) -> Vec<String> {
         .collect()
 }
 
+/// An authority and two nodes that have joined it; the second one and the authority have something to offer
+struct Mesh {
+    alpha: Node,
+    beta: Node,
+    gamma: Node,
+    _echo: Server,
+}
+
+impl Mesh {
+    fn start() -> Self {
+        let [alpha, beta, gamma] =
+            ["alpha", "beta", "gamma"].map(|name| Node::start(name, &Options::default()));
+        enrol(&alpha, &beta);
+        enrol(&alpha, &gamma);
+        let echo = Server::echo_tcp();
+        for node in [&alpha, &gamma] {
+            node.publish("echo", &echo.target(), &["any-enrolled"]);
+        }
+        beta.ask(&["node", "add", "gamma", &gamma.stoq_address()]);
+        talks(&beta, &gamma);
+        Self { alpha, beta, gamma, _echo: echo }
+    }
+
+    /// Known to everybody, and not to be hurried by mistake
+    fn prepares(&self) {
+        let Self { alpha, beta, gamma, .. } = self;
+        alpha.ask(&["ca", "key", "prepare", "issuing-2"]);
+        assert_eq!(state_of(alpha, "issuing-2"), "prepared");
+        knows(beta, 2);
+        knows(gamma, 2);
+        let early = alpha.ctl(&["ca", "key", "activate", "issuing-2", "--json"]);
+        assert_eq!((early.code, early.error_code().as_str()), (8, "too-fresh"), "{early:?}");
+        assert_eq!(state_of(alpha, "issuing"), "active");
+        assert_eq!(issuer(alpha, &serial(beta)), key_id(alpha, "issuing"));
+    }
+
+    /// The new key issues, and both ends of a session accept the other's
+    fn activates(&self) {
+        let Self { alpha, beta, gamma, .. } = self;
+        alpha.ask(&["ca", "key", "activate", "issuing-2", "--at-once"]);
+        assert_eq!(state_of(alpha, "issuing"), "tainted");
+        let delta = Node::start("delta", &Options::default());
+        enrol(alpha, &delta);
+        assert_eq!(issuer(alpha, &serial(&delta)), key_id(alpha, "issuing-2"));
+        delta.ask(&["node", "add", "gamma", &gamma.stoq_address()]);
+        knows(&delta, 2);
+        talks(&delta, gamma);
+        talks(&delta, alpha);
+        talks(beta, gamma);
+    }
+
+    /// It issues nothing, also after a restart, until another one does
+    fn taints(&mut self) {
+        self.alpha.ask(&["ca", "key", "taint", "issuing-2", "--compromised"]);
+        issues_nothing(&self.alpha);
+        self.alpha.restart();
+        issues_nothing(&self.alpha);
+        talks(&self.beta, &self.gamma);
+        turn_over(&self.alpha, "issuing-3");
+        assert!(self.alpha.ask(&["ca", "status"])["not_issuing"].is_null());
+        let before = states(&self.alpha);
+        self.alpha.restart();
+        assert_eq!(states(&self.alpha), before);
+    }
+
+    /// Everything it has signed is refused, and who had such a certificate comes back with another
+    fn revokes(&mut self) {
+        let Self { alpha, beta, gamma, .. } = self;
+        let before = shown_by(beta);
+        dials(&before, gamma).expect("it is good until then");
+        let refused = alpha.ctl(&["ca", "key", "revoke", "issuing", "--json"]);
+        assert_eq!(refused.error_code(), "leaves-in-force", "{refused:?}");
+        let revoked = alpha.ask(&["ca", "key", "revoke", "issuing", "--cut-off"]);
+        assert!(revoked["deny_list_epoch"].as_u64().is_some(), "{revoked}");
+        let issuing_3 = key_id(alpha, "issuing-3");
+        for node in [&*beta, &*gamma, &*alpha] {
+            wait_until(&format!("{} has another certificate", node.name()), PATIENCE, || {
+                (issuer(alpha, &serial(node)) == issuing_3).then_some(())
+            });
+        }
+        talks(beta, gamma);
+        is_refused(&before, gamma, "issuer_revoked");
+        is_refused(&before, alpha, "issuer_revoked");
+        gamma.restart();
+        is_refused(&before, gamma, "issuer_revoked");
+        alpha.restart();
+        assert_eq!(state_of(alpha, "issuing"), "revoked");
+        is_refused(&before, alpha, "issuer_revoked");
+        talks(beta, gamma);
+        let again = alpha.ctl(&["ca", "key", "activate", "issuing", "--at-once", "--json"]);
+        assert_eq!(again.error_code(), "no-such-step", "{again:?}");
+    }
+}
+
+fn issues_nothing(alpha: &Node) {
+    let status = alpha.ask(&["ca", "status"]);
+    assert!(status["not_issuing"].as_str().unwrap().contains("issuing-2"), "{status}");
+    assert_eq!(state_of(alpha, "issuing-2"), "tainted");
+    let request = alpha.path("ana.csr");
+    if !request.exists() {
+        let key = KeyPair::generate(KeyKind::P256).unwrap();
+        let pem = encode_pem("CERTIFICATE REQUEST", &csr::request(&key).unwrap());
+        std::fs::write(&request, pem).unwrap();
+        alpha.ask(&["ca", "register", "operator", "ana"]);
+    }
+    let request = request.to_str().unwrap().to_owned();
+    let words = ["certificate", "issue", "--profile", "operator", "--subject", "ana", "--json"];
+    let refused = alpha.ctl(&[&words[..], &["--request", &request]].concat());
+    assert_eq!(refused.error_code(), "not-issuing", "{refused:?}");
+}
+
 #[test]
 fn issuing_keys_go_from_state_to_state_and_the_mesh_follows() {
     let _turn = shared();
-    let options = Options::default();
-    let mut alpha = Node::start("alpha", &options);
-    let (beta, mut gamma) = (Node::start("beta", &options), Node::start("gamma", &options));
-    enrol(&alpha, &beta);
-    enrol(&alpha, &gamma);
-    let echo = Server::echo_tcp();
-    for node in [&alpha, &gamma] {
-        node.publish("echo", &echo.target(), &["any-enrolled"]);
-    }
-    beta.ask(&["node", "add", "gamma", &gamma.stoq_address()]);
-    talks(&beta, &gamma);
-    assert_eq!(states(&alpha), [("issuing".to_owned(), "active".to_owned())]);
-
-    // Prepared: known to everybody, and not to be hurried by mistake
-    alpha.ask(&["ca", "key", "prepare", "issuing-2"]);
-    assert_eq!(state_of(&alpha, "issuing-2"), "prepared");
-    knows(&beta, 2);
-    knows(&gamma, 2);
-    let early = alpha.ctl(&["ca", "key", "activate", "issuing-2", "--json"]);
-    assert_eq!((early.code, early.error_code().as_str()), (8, "too-fresh"), "{early:?}");
-    assert_eq!(state_of(&alpha, "issuing"), "active");
-    assert_eq!(issuer(&alpha, &serial(&beta)), key_id(&alpha, "issuing"));
-
-    // Active: the new key issues, and both ends of a session accept the other's
-    alpha.ask(&["ca", "key", "activate", "issuing-2", "--at-once"]);
-    assert_eq!(state_of(&alpha, "issuing"), "tainted");
-    let delta = Node::start("delta", &options);
-    enrol(&alpha, &delta);
-    assert_eq!(issuer(&alpha, &serial(&delta)), key_id(&alpha, "issuing-2"));
-    delta.ask(&["node", "add", "gamma", &gamma.stoq_address()]);
-    knows(&delta, 2);
-    talks(&delta, &gamma);
-    talks(&delta, &alpha);
-    talks(&beta, &gamma);
-
-    // Tainted: it issues nothing, also after a restart, until another one does
-    alpha.ask(&["ca", "key", "taint", "issuing-2", "--compromised"]);
-    let nothing_is_issued = |alpha: &Node| {
-        let status = alpha.ask(&["ca", "status"]);
-        assert!(status["not_issuing"].as_str().unwrap().contains("issuing-2"), "{status}");
-        assert_eq!(state_of(alpha, "issuing-2"), "tainted");
-        let request = alpha.path("ana.csr");
-        if !request.exists() {
-            let key = stoq_trustchain::KeyPair::generate(stoq_trustchain::KeyKind::P256).unwrap();
-            let csr_der = stoq_trustchain::csr::request(&key).unwrap();
-            let pem = stoq_admin::encode_pem("CERTIFICATE REQUEST", &csr_der);
-            std::fs::write(&request, pem).unwrap();
-            alpha.ask(&["ca", "register", "operator", "ana"]);
-        }
-        let request = request.to_str().unwrap().to_owned();
-        let words = ["certificate", "issue", "--profile", "operator", "--subject", "ana", "--json"];
-        let refused = alpha.ctl(&[&words[..], &["--request", &request]].concat());
-        assert_eq!(refused.error_code(), "not-issuing", "{refused:?}");
-    };
-    nothing_is_issued(&alpha);
-    alpha.restart();
-    nothing_is_issued(&alpha);
-    talks(&beta, &gamma);
-    turn_over(&alpha, "issuing-3");
-    assert_eq!(alpha.ask(&["ca", "status"])["not_issuing"], serde_json::Value::Null);
-    let states_then = states(&alpha);
-    alpha.restart();
-    assert_eq!(states(&alpha), states_then);
-
-    // Revoked: everything it has signed is refused, and who had such a certificate comes back with another
-    let before = shown_by(&beta);
-    dials(&before, &gamma).expect("it is good until then");
-    let refused = alpha.ctl(&["ca", "key", "revoke", "issuing", "--json"]);
-    assert_eq!((refused.code, refused.error_code().as_str()), (8, "leaves-in-force"), "{refused:?}");
-    let revoked = alpha.ask(&["ca", "key", "revoke", "issuing", "--cut-off"]);
-    assert!(revoked["deny_list_epoch"].as_u64().is_some(), "{revoked}");
-    let issuing_3 = key_id(&alpha, "issuing-3");
-    for node in [&beta, &gamma, &alpha] {
-        wait_until(&format!("{} has another certificate", node.name()), PATIENCE, || {
-            (issuer(&alpha, &serial(node)) == issuing_3).then_some(())
-        });
-    }
-    talks(&beta, &gamma);
-    is_refused(&before, &gamma, "issuer_revoked");
-    is_refused(&before, &alpha, "issuer_revoked");
-    gamma.restart();
-    is_refused(&before, &gamma, "issuer_revoked");
-    alpha.restart();
-    assert_eq!(state_of(&alpha, "issuing"), "revoked");
-    is_refused(&before, &alpha, "issuer_revoked");
-    talks(&beta, &gamma);
-    let again = alpha.ctl(&["ca", "key", "activate", "issuing", "--at-once", "--json"]);
-    assert_eq!(again.error_code(), "no-such-step", "{again:?}");
-
+    let mut mesh = Mesh::start();
+    assert_eq!(states(&mesh.alpha), [("issuing".to_owned(), "active".to_owned())]);
+    mesh.prepares();
+    mesh.activates();
+    mesh.taints();
+    mesh.revokes();
     let expected = [
         "issuing active",
         "issuing-2 prepared",
@@ -151,8 +181,8 @@ fn issuing_keys_go_from_state_to_state_and_the_mesh_follows() {
         "issuing-3 active",
         "issuing revoked",
     ];
-    assert_eq!(written_down(&alpha), expected);
-    let verified = alpha.ask(&["audit", "verify"]);
+    assert_eq!(written_down(&mesh.alpha), expected);
+    let verified = mesh.alpha.ask(&["audit", "verify"]);
     assert_eq!(verified["errors"].as_array().unwrap().len(), 0, "{verified}");
 }
 
@@ -171,7 +201,8 @@ fn a_key_that_a_root_elsewhere_has_certified_is_prepared() {
         pem
     };
     let (two, three) = (sign("issuing-2"), sign("issuing-3"));
-    let other = alpha.ctl(&["ca", "key", "prepare", "issuing-2", "--certificate", &three, "--json"]);
+    let other =
+        alpha.ctl(&["ca", "key", "prepare", "issuing-2", "--certificate", &three, "--json"]);
     assert_eq!(other.error_code(), "certificate-refused", "{other:?}");
     let prepared = alpha.ask(&["ca", "key", "prepare", "issuing-2", "--certificate", &two]);
     assert_eq!(prepared["key"]["state"], "prepared");

@@ -9,6 +9,7 @@ mod issuing_keys;
 mod pins;
 mod production;
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::time::{Duration, SystemTime};
 
@@ -80,16 +81,30 @@ fn dials(identity: &NodeIdentity, to: &Node) -> Result<(), ConnectError> {
     })
 }
 
+/// The refusals that a node has counted, by reason, summed over its workers
+fn refusals(node: &Node) -> BTreeMap<String, u64> {
+    let (_, body) = node.metrics();
+    let mut reasons = BTreeMap::new();
+    for line in body.lines().filter(|line| line.starts_with("stoq_worker_peers_refused_total{")) {
+        let (_, rest) = line.split_once("reason=\"").expect("a label");
+        let (reason, _) = rest.split_once('"').expect("a value");
+        let count: u64 = line.rsplit(' ').next().unwrap().parse().expect("a count");
+        *reasons.entry(reason.to_owned()).or_default() += count;
+    }
+    reasons
+}
+
 /// The holder of this identity is refused by a node, which counts it under `reason` and under no other
 fn is_refused(identity: &NodeIdentity, by: &Node, reason: &str) {
-    let family = "stoq_worker_peers_refused_total";
-    let count = |label: &str| by.metric(family, label);
-    let label = format!("reason=\"{reason}\"");
-    let (before, all) = (count(&label), count(""));
+    let before = refusals(by);
+    let grown = |after: &BTreeMap<String, u64>| -> Vec<String> {
+        let grown = after.iter().filter(|(name, count)| before.get(*name) != Some(count));
+        grown.map(|(name, _)| name.clone()).collect()
+    };
     let outcome = dials(identity, by);
     assert!(matches!(outcome, Err(ConnectError::Closed(_))), "{reason}: {outcome:?}");
     wait_until(&format!("the refusal is counted as {reason}"), PATIENCE, || {
-        (count(&label) > before).then_some(())
+        let grown = grown(&refusals(by));
+        (!grown.is_empty()).then(|| assert_eq!(grown, [reason], "{}", by.log()))
     });
-    assert!((count("") - all - (count(&label) - before)).abs() < 0.5, "{reason}: {}", by.log());
 }

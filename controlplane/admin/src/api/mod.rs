@@ -64,8 +64,9 @@ pub use mesh::{
     CaTrusted, KnownAuthority, ORDER_LABEL, REPLY_LABEL, STATEMENT_LABEL,
 };
 pub use node::{
-    Certificate, ChainPins, NodeAdd, NodeAdded, NodeJoin, NodeJoined, NodeList, NodeListed, NodeRemove,
-    NodeRemoved, NodeShow, NodeShown, NodeTokenCreate, NodeTokenCreated, Peer, PeerSource,
+    Certificate, ChainPins, NodeAdd, NodeAdded, NodeJoin, NodeJoined, NodeList, NodeListed,
+    NodeRemove, NodeRemoved, NodeShow, NodeShown, NodeTokenCreate, NodeTokenCreated, Peer,
+    PeerSource,
 };
 pub use revocation::{Crl, CrlList, CrlListed, CrlShow, CrlShown};
 pub use service::{

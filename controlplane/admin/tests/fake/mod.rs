@@ -11,9 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use serde_json::Value;
 use stoq_admin::api::*;
-use stoq_admin::{
-    AdminSocket, ApiError, Backend, Caller, ControlGauges, Id, ServerLimits, serve,
-};
+use stoq_admin::{AdminSocket, ApiError, Backend, Caller, ControlGauges, Id, ServerLimits, serve};
 use stoq_config::Config;
 use stoq_interface::{
     ConnectionStatus, DropReason, NodeId, SessionStatus, WorkerCounters, WorkerStatus,

@@ -26,7 +26,7 @@ use stoq_trustchain::revocation::{self, Refusal, Signers};
 use stoq_trustchain::{JoinToken, certificate as certificates};
 
 /// Kinds of messages that [`call_messages`] tells apart by its first octet
-const MESSAGES: u8 = 21;
+const MESSAGES: u8 = 22;
 
 /// The name of a program, and what it does with its octets: whether they were what it looks for
 pub type Target = (&'static str, fn(&[u8]) -> bool);
@@ -78,6 +78,7 @@ pub fn call_messages(data: &[u8]) -> bool {
         17 => read::<wire::UnregisterRequest>(octets),
         18 => read::<wire::AuthoritiesReply>(octets),
         19 => read::<wire::SignedAuthority>(octets),
+        20 => read::<wire::IssuingKeysReply>(octets),
         _ => read::<wire::AuthorityStatement>(octets),
     }
 }

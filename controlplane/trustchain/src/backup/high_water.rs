@@ -282,8 +282,8 @@ mod tests {
     use stoq_store::JournalId;
 
     use super::*;
-    use crate::testing::LooseAuthority;
     use crate::revocation::KeyId;
+    use crate::testing::LooseAuthority;
 
     fn mark(epoch: u64, content: &str) -> HighWaterMark {
         HighWaterMark {
@@ -353,7 +353,10 @@ mod tests {
         let tainted = HighWater::of("alpha", &as_it_was(AuthorityState::Tainted));
         assert_eq!(tainted.check(&as_it_was(AuthorityState::Revoked)), Ok(()));
         let back = tainted.check(&as_it_was(AuthorityState::Active)).unwrap_err();
-        assert!(matches!(back, Behind::IssuingKey { .. }) && !back.is_mended_by_adopting(), "{back}");
+        assert!(
+            matches!(back, Behind::IssuingKey { .. }) && !back.is_mended_by_adopting(),
+            "{back}"
+        );
         let active = HighWater::of("alpha", &as_it_was(AuthorityState::Active));
         assert_eq!(active.check(&as_it_was(AuthorityState::Prepared)), Ok(()));
         let mut more = replay();

@@ -46,7 +46,9 @@ pub enum BackupKeysError {
         path: PathBuf,
     },
     /// The backup was taken without
-    #[error("the backup has no keys in it; restore it without, and bring the keys back from where they are kept")]
+    #[error(
+        "the backup has no keys in it; restore it without, and bring the keys back from where they are kept"
+    )]
     NotInIt,
     /// The file system refused
     #[error("{path}: {source}")]

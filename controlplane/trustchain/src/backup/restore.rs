@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::high_water::{Behind, HighWater};
+use super::keys::{self, BackupKeysError, KEYS_FILE, Keys};
 use super::take::{
     BackupError, BackupFile, BackupManifest, JOURNAL, MANIFEST_FILE, STATE, VERSION, copy_file,
     hash_file, io_error, is_below, sync_directories,
 };
-use super::keys::{self, BackupKeysError, KEYS_FILE, Keys};
 use crate::ca::replay::Replay;
 use crate::files;
 use crate::sealing::Passphrase;
@@ -354,7 +354,13 @@ mod tests {
         append(&place.join(JOURNAL), &[revoked(2)]);
         let occupied = restore(&backup, &place, &HighWater::default(), false, None);
         assert!(matches!(occupied, Err(RestoreError::Occupied(_))));
-        let without = restore(&backup, &root.path().join("x"), &manifest.reached, false, Some(&phrase("long enough?")));
+        let without = restore(
+            &backup,
+            &root.path().join("x"),
+            &manifest.reached,
+            false,
+            Some(&phrase("long enough?")),
+        );
         assert!(matches!(without, Err(RestoreError::Keys(BackupKeysError::NotInIt))));
     }
 

@@ -153,14 +153,8 @@ impl KeyRegister {
         let spki_sha256 = Pin::of_certificate(certificate_der).unwrap().as_bytes().to_vec();
         let (name, certificate_der) = (KeyName::issuing().to_string(), certificate_der.to_vec());
         let state = number_of(state);
-        let changed = IssuingKeyChanged {
-            spki_sha256,
-            name,
-            certificate_der,
-            state,
-            since: 0,
-            taint: 0,
-        };
+        let changed =
+            IssuingKeyChanged { spki_sha256, name, certificate_der, state, since: 0, taint: 0 };
         let mut register = Self::default();
         register.take(&changed).unwrap();
         register
@@ -254,11 +248,12 @@ mod tests {
         assert_eq!(register.in_force().unwrap().name, KeyName::issuing());
         // Two that are active, a step back, a step that is not in the table, another name, another's certificate
         let renamed = IssuingKeyChanged { name: "issuing-3".into(), ..two.clone() };
-        let taken = IssuingKeyChanged { name: "issuing".into(), ..key(&root, directory.path(), "x") };
-        let swapped = IssuingKeyChanged { certificate_der: one.certificate_der.clone(), ..two.clone() };
+        let taken =
+            IssuingKeyChanged { name: "issuing".into(), ..key(&root, directory.path(), "x") };
+        let swapped =
+            IssuingKeyChanged { certificate_der: one.certificate_der.clone(), ..two.clone() };
         let unnamed = IssuingKeyChanged { name: "log".into(), ..two.clone() };
-        let wrong =
-            [at(&two, Active, 3), at(&one, Revoked, 3), renamed, taken, swapped, unnamed];
+        let wrong = [at(&two, Active, 3), at(&one, Revoked, 3), renamed, taken, swapped, unnamed];
         for wrong in wrong {
             assert!(register.clone().take(&wrong).is_err(), "{wrong:?}");
         }

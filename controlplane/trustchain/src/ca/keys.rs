@@ -17,7 +17,7 @@ use crate::log::submission::SubmissionError;
 use crate::pinning::{
     AuthorityKey, AuthorityRing, AuthorityState, CutOff, Pin, Purpose, StateError, TaintReason,
 };
-use crate::revocation::{Reason, RETAIN_AFTER_END};
+use crate::revocation::{RETAIN_AFTER_END, Reason};
 use crate::signer::{
     IssuingKeyError, KeyName, KeyPurpose, NamedKey, Signer, SignerError, StateGuard, StateRefusal,
     request_with,
@@ -429,7 +429,9 @@ fn event(key: &IssuingKey, by: &str) -> AuditEvent {
 }
 
 fn not_issuing(name: &KeyName) -> String {
-    format!("its issuing key `{name}` is tainted and no other is active; `stoqctl ca key activate` lets one take over")
+    format!(
+        "its issuing key `{name}` is tainted and no other is active; `stoqctl ca key activate` lets one take over"
+    )
 }
 
 /// Why a key is revoked, as lists say it

@@ -81,7 +81,9 @@ pub enum CaError {
     #[error(transparent)]
     Signer(#[from] SignerError),
     /// The issuing key is not the one the journal says
-    #[error("the authority was opened with another issuing key than `{expected}`, which its journal says is in force")]
+    #[error(
+        "the authority was opened with another issuing key than `{expected}`, which its journal says is in force"
+    )]
     NotInForce {
         /// The key in force
         expected: KeyName,

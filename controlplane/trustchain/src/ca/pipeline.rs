@@ -234,8 +234,7 @@ impl Service {
         }
         let names = profile.names(&registration).map_err(Refusal::Malformed)?;
         let authority = self.authority();
-        if let Some(address) = names.addresses.iter().find(|one| !authority.may_name(**one))
-        {
+        if let Some(address) = names.addresses.iter().find(|one| !authority.may_name(**one)) {
             return Err(Refusal::Malformed(format!(
                 "{address} is not within the network this authority may name"
             )));

@@ -165,7 +165,9 @@ pub enum RevokeError {
     #[error(transparent)]
     Restore(#[from] RestoreError),
     /// The key that signs the lists cannot be the one that they name
-    #[error("the issuing key signs the deny-list that would have to name it; let another key take over first")]
+    #[error(
+        "the issuing key signs the deny-list that would have to name it; let another key take over first"
+    )]
     SignsTheList,
     /// The key is none that lists can be signed with
     #[error("the key is no P-256 key of an issuing authority")]

@@ -250,10 +250,7 @@ impl IssuedOverHttps {
 
 /// Asks which issuing keys there are whose leaves are good. Their certificates are to be held to the root by whoever
 /// asks; no certificate of one's own is needed, so this works also when none of the keys is known that are in use.
-pub async fn issuing_keys(
-    to: &AuthorityAt,
-    now: SystemTime,
-) -> Result<Vec<Vec<u8>>, EnrollError> {
+pub async fn issuing_keys(to: &AuthorityAt, now: SystemTime) -> Result<Vec<Vec<u8>>, EnrollError> {
     let answered = exchange(to, Method::GET, ISSUING_KEYS_PATH, Vec::new(), now).await?;
     let response: IssuingKeysResponse = answered.read(to)?;
     let reason = "damaged base64".to_owned();

@@ -21,6 +21,8 @@ struct Known {
 struct Table {
     root_der: Vec<u8>,
     by_key: BTreeMap<KeyId, Known>,
+    /// Keys that were revoked: what they say does not count
+    revoked: BTreeSet<KeyId>,
 }
 
 /// What is known of the authorities under one root
@@ -48,7 +50,7 @@ impl KnownAuthorities {
     pub fn set_root(&self, root_der: Vec<u8>) {
         let mut table = self.table();
         if table.root_der != root_der {
-            *table = Table { root_der, by_key: BTreeMap::new() };
+            *table = Table { root_der, ..Table::default() };
             drop(table);
             self.changes.send_modify(|count| *count += 1);
         }
@@ -59,6 +61,9 @@ impl KnownAuthorities {
         let mut table = self.table();
         let statement = AuthorityStatement::open(signed, &table.root_der, now)?;
         let key = statement.key_id()?;
+        if table.revoked.contains(&key) {
+            return Err(StatementRefusal::Revoked(key));
+        }
         let held = table.by_key.get(&key).map(|held| &held.statement);
         if let Some(held) = held {
             if held.instance != statement.instance {
@@ -82,6 +87,19 @@ impl KnownAuthorities {
             self.changes.send_modify(|count| *count += 1);
         }
         Ok(news)
+    }
+
+    /// Forgets what these issuing keys have said, and hears nothing of them any more
+    pub fn revoke(&self, keys: BTreeSet<KeyId>) {
+        let mut table = self.table();
+        let before = table.by_key.len();
+        table.by_key.retain(|key, _| !keys.contains(key));
+        table.revoked = keys;
+        let changed = table.by_key.len() != before;
+        drop(table);
+        if changed {
+            self.changes.send_modify(|count| *count += 1);
+        }
     }
 
     /// Forgets authorities whose certificates have ended
@@ -202,6 +220,14 @@ mod tests {
         let stolen = alpha.sign(|it| it.issuing_der = beta.statement.issuing_der.clone()).await;
         let refused = known.learn(&stolen, now()).unwrap_err();
         assert!(matches!(refused, StatementRefusal::BadSignature), "{refused}");
+        // What a revoked key says does not count, whoever passes it on.
+        let of_beta = beta.statement.key_id().unwrap();
+        let said = beta.sign(|_| {}).await;
+        known.revoke([of_beta].into());
+        assert_eq!(known.all().len(), 1);
+        assert!(matches!(known.learn(&said, now()), Err(StatementRefusal::Revoked(_))));
+        known.revoke(BTreeSet::new());
+        known.learn(&said, now()).unwrap();
         // What has ended is forgotten, and so is everything with the root.
         known.forget_ended(now() + Duration::from_secs(200 * 86_400));
         assert!(known.all().is_empty());
@@ -228,7 +254,8 @@ mod tests {
         assert_eq!(certificates, [alpha.statement.issuing_der.clone(), next]);
         assert_eq!((one.trust_anchors().len(), one.list_signers().len()), (2, 2));
         assert!(one.list_signers().iter().all(|signer| signer.instance().as_str() == "alpha"));
-        let many = vec![alpha.statement.issuing_der.clone(); crate::pinning::KEYS_PER_RING_LIMIT + 1];
+        let many =
+            vec![alpha.statement.issuing_der.clone(); crate::pinning::KEYS_PER_RING_LIMIT + 1];
         let said = alpha.sign(|it| (it.stated_at, it.other_ders) = (it.stated_at + 2, many));
         assert!(matches!(known.learn(&said.await, now()), Err(StatementRefusal::Malformed(_))));
     }

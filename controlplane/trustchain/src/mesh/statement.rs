@@ -44,6 +44,9 @@ pub enum StatementRefusal {
     /// The key is known as another authority's
     #[error("its key is that of authority {0}; each authority has its own")]
     OtherInstance(NodeId),
+    /// The key was revoked
+    #[error("its key {0} was revoked")]
+    Revoked(KeyId),
     /// There is no room
     #[error("more authorities than can be known at one time")]
     TooMany,

@@ -198,7 +198,11 @@ impl Target {
     }
 
     /// From what travels and is journalled: an absent part is empty
-    pub(crate) fn from_parts(issuer: &[u8], serial: &[u8], spki: &[u8]) -> Result<Self, EntryError> {
+    pub(crate) fn from_parts(
+        issuer: &[u8],
+        serial: &[u8],
+        spki: &[u8],
+    ) -> Result<Self, EntryError> {
         let hash = match spki.is_empty() {
             true => None,
             false => Some(SpkiHash::from_bytes(spki)?),

@@ -209,8 +209,7 @@ impl Sealed {
 
 /// Whether two of them are equal
 pub(super) fn any_twice(passphrases: &[Passphrase]) -> bool {
-    let same = |(at, one): (usize, &Passphrase)| {
-        passphrases[..at].iter().any(|other| other.is(one))
-    };
+    let same =
+        |(at, one): (usize, &Passphrase)| passphrases[..at].iter().any(|other| other.is(one));
     passphrases.iter().enumerate().any(same)
 }

@@ -141,7 +141,8 @@ impl Key {
             Self::Prepare(Prepare { name, certificate }) => {
                 let certificate_pem = certificate.as_deref().map(files::read_text).transpose()?;
                 let changed = context.call(CaKeyPrepare { name, certificate_pem }).await?;
-                let note = "nodes learn of it now; in an hour it may take over: `stoqctl ca key activate`";
+                let note =
+                    "nodes learn of it now; in an hour it may take over: `stoqctl ca key activate`";
                 Ok(one(context.report(&changed)?, &changed.key).note(note))
             }
             Self::Activate(Activate { name, at_once }) => {
@@ -205,7 +206,9 @@ fn one(report: Report, key: &CaKey) -> Report {
 
 async fn request(context: &Context, name: String, out: PathBuf) -> Result<Report, ApiError> {
     let requested = context.call(CaKeyRequest { name }).await?;
-    let bad = |why: String| ApiError::failed("bad-reply", why, "compare the versions of stoqctl and stoqd");
+    let bad = |why: String| {
+        ApiError::failed("bad-reply", why, "compare the versions of stoqctl and stoqd")
+    };
     let blocks = decode_pem("CERTIFICATE REQUEST", &requested.request_pem)
         .map_err(|error| bad(error.to_string()))?;
     let [csr_der] = blocks.as_slice() else {

@@ -40,7 +40,11 @@ impl Pin {
         })?;
         if pins.is_empty() {
             let message = format!("{} holds no certificate", self.file.display());
-            return Err(ApiError::usage("no-certificate", message, "name a PEM file of certificates"));
+            return Err(ApiError::usage(
+                "no-certificate",
+                message,
+                "name a PEM file of certificates",
+            ));
         }
         let text: String = pins.iter().map(|pin| format!("{pin}\n")).collect();
         Ok(context.report(&Pins { pins })?.text(text))

@@ -14,9 +14,9 @@ use super::super::crl::{CrlBooks, PublishedCrls};
 use super::super::entry::{DenyListIssued, Entry as JournalEntry};
 use super::super::replay::{write_crl, write_revoked};
 use super::{
-    AdoptAtStart, Adopted, CrlStatus, IssuerRevocation, Reached, RevocationParts, RevocationSettings, RevocationStatus,
-    RevokeError, RevokeReceipt, RevokeRequest, RevokeTarget, RevokedItem, begin_crls,
-    longest_life,
+    AdoptAtStart, Adopted, CrlStatus, IssuerRevocation, Reached, RevocationParts,
+    RevocationSettings, RevocationStatus, RevokeError, RevokeReceipt, RevokeRequest, RevokeTarget,
+    RevokedItem, begin_crls, longest_life,
 };
 use crate::audit::{AuditEvent, AuditKind};
 use crate::backup::{HighWater, HighWaterFile, crl_name};
@@ -248,7 +248,8 @@ impl Worker {
         let Some(books) = &mut self.crls else { return Err(RevokeError::Closed) };
         if !books.has(&key_id) {
             let (params, seen) = (issuer_params(key.public()), BTreeMap::new());
-            let seen = self.high_water.as_ref().map_or(seen, |file| file.held().crl_numbers.clone());
+            let seen =
+                self.high_water.as_ref().map_or(seen, |file| file.held().crl_numbers.clone());
             let of = (key, params, key_id);
             books.insert(begin_crls(&self.settings, &self.parts.replay, &seen, of, now)?);
         }
@@ -421,9 +422,7 @@ impl Worker {
     ) -> Result<(u64, Option<u64>), RevokeError> {
         let (work, publication) = self.sign(work).await;
         let revoked = entries.iter();
-        journal.extend(
-            revoked.map(|(entry, by)| JournalEntry::Revoked(write_revoked(entry, by))),
-        );
+        journal.extend(revoked.map(|(entry, by)| JournalEntry::Revoked(write_revoked(entry, by))));
         if let Ok(publication) = &publication {
             journal.push(JournalEntry::DenyListIssued(issued(publication)));
         }
