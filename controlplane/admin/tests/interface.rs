@@ -101,7 +101,6 @@ async fn every_operation_answers_in_its_own_envelope() {
             ("ca", "trust") => r#"{"statement_pem":""}"#,
             ("ca", "operate") => r#"{"authority":"alpha","order_pem":""}"#,
             ("ca", "renew-all") => r#"{"within_seconds":60}"#,
-            ("ca", "trust") => r#"{"statement_pem":""}"#,
             ("certificate", "issue") => r#"{"profile":"node","subject":"a","request_pem":""}"#,
             ("certificate", "show") => r#"{"serial":"0a"}"#,
             ("certificate", "revoke") => r#"{"of":{"serial":"0a"},"reason":"superseded"}"#,
