@@ -103,7 +103,10 @@ fn an_authority_comes_back_from_its_backup_with_its_keys() {
     assert_eq!(states(&alpha), states_before);
     talks(&beta, &alpha);
     let known = alpha.ask(&["certificate", "show", &serial_before]);
-    assert_eq!(known["certificate"]["state"], "valid", "the inventory is made anew from the journal: {known}");
+    assert_eq!(
+        known["certificate"]["state"], "valid",
+        "the inventory is made anew from the journal: {known}"
+    );
     let gamma = Node::start("gamma", &Options::default());
     enrol(&alpha, &gamma);
     talks(&gamma, &alpha);
