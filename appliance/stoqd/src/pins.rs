@@ -129,21 +129,73 @@ pub fn of_data_plane(
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
     use std::time::{Duration, UNIX_EPOCH};
 
+    use boring::asn1::Asn1Time;
+    use boring::bn::BigNum;
+    use boring::ec::{EcGroup, EcKey};
+    use boring::hash::MessageDigest;
+    use boring::nid::Nid;
+    use boring::pkey::{PKey, Private};
+    use boring::x509::X509;
+    use boring::x509::extension::{ExtendedKeyUsage, KeyUsage, SubjectAlternativeName};
     use stoq::NodeId;
     use stoq_config::PeerPins;
     use stoq_interface::PeerRefusal;
-    use stoq_trustchain::{Authority, Ipv6Subtree, Subject};
+    use stoq_trustchain::{Authority, Ipv6Subtree};
 
     use super::*;
 
-    fn identity(directory: &std::path::Path) -> NodeIdentity {
+    /// A node's identity under an authority of its own, with the files as enrolling leaves them
+    fn identity(directory: &Path) -> NodeIdentity {
         let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        let authority =
-            Authority::open_or_create(&directory.join("ca"), Ipv6Subtree::ALL, now).unwrap();
-        let subject = Subject::new(NodeId::new("alpha").unwrap(), []).unwrap();
-        NodeIdentity::issue_local(&directory.join("node"), &authority, &subject, now).unwrap()
+        let authority_files = directory.join("ca");
+        let authority = Authority::open_or_create(&authority_files, Ipv6Subtree::ALL, now).unwrap();
+        let issuing = X509::from_der(authority.certificate_der()).unwrap();
+        let issuing_key = fs::read(authority_files.join("issuing.key")).unwrap();
+        let issuing_key = PKey::private_key_from_pem(&issuing_key).unwrap();
+        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+        let leaf = leaf(&issuing, &issuing_key, &key);
+        let root = X509::from_der(authority.root_der()).unwrap().to_pem().unwrap();
+        let chain = [leaf.to_pem().unwrap(), issuing.to_pem().unwrap()].concat();
+        let node = directory.join("node");
+        fs::create_dir(&node).unwrap();
+        let key_pem = key.private_key_to_pem_pkcs8().unwrap();
+        for (name, pem) in [("node.key", key_pem), ("node.pem", chain), ("root.pem", root)] {
+            fs::write(node.join(name), pem).unwrap();
+            fs::set_permissions(node.join(name), Permissions::from_mode(0o600)).unwrap();
+        }
+        NodeIdentity::load(&node, now).unwrap()
+    }
+
+    /// A day's leaf of the node alpha
+    fn leaf(issuing: &X509, issuing_key: &PKey<Private>, key: &PKey<Private>) -> X509 {
+        let mut builder = X509::builder().unwrap();
+        builder.set_version(2).unwrap();
+        let serial = BigNum::from_u32(7).unwrap().to_asn1_integer().unwrap();
+        builder.set_serial_number(&serial).unwrap();
+        builder.set_issuer_name(issuing.subject_name()).unwrap();
+        builder.set_pubkey(key).unwrap();
+        builder.set_not_before(&Asn1Time::from_unix(1_799_999_700).unwrap()).unwrap();
+        builder.set_not_after(&Asn1Time::from_unix(1_800_086_099).unwrap()).unwrap();
+        let mut names = SubjectAlternativeName::new();
+        names.critical().dns("alpha.nodes.hypermesh").uri("spiffe://hypermesh/node/alpha");
+        let names = names.build(&builder.x509v3_context(Some(issuing), None)).unwrap();
+        let mut usages = ExtendedKeyUsage::new();
+        let extensions = [
+            names,
+            KeyUsage::new().critical().digital_signature().build().unwrap(),
+            usages.server_auth().client_auth().build().unwrap(),
+        ];
+        for extension in &extensions {
+            builder.append_extension(extension).unwrap();
+        }
+        builder.sign(issuing_key, MessageDigest::sha256()).unwrap();
+        builder.build()
     }
 
     fn pinned(root: &[SpkiSha256], issuing: &[SpkiSha256]) -> Config {
@@ -193,8 +245,8 @@ mod tests {
         assert_eq!(refusal(&pinned(&[], &[issuing, [7; 32]])), None);
         assert_eq!(refusal(&pinned(&[[7; 32]], &[])), Some(PeerRefusal::RootNotPinned));
         assert_eq!(refusal(&pinned(&[], &[[7; 32]])), Some(PeerRefusal::IssuingNotPinned));
-        let mut config = Config::default();
-        config.pins = vec![PeerPins { node: beta.clone(), keys: [[7; 32], [8; 32]].into() }];
+        let pins = vec![PeerPins { node: beta.clone(), keys: [[7; 32], [8; 32]].into() }];
+        let mut config = Config { pins, ..Config::default() };
         assert_eq!(refusal(&config), Some(PeerRefusal::PeerNotPinned));
         config.pins[0].keys.insert(issuing);
         assert_eq!(refusal(&config), None);

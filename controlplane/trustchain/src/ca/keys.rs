@@ -355,7 +355,7 @@ impl Inner {
                 let record = ring.records().find(|record| record.key == known.record.key)?;
                 let place = |record: &AuthorityKey| (record.state, record.since, record.taint);
                 let moved = place(record) != place(&known.record);
-                moved.then(|| IssuingKey { record: *record, ..known })
+                moved.then_some(IssuingKey { record: *record, ..known })
             })
             .collect();
         changed.sort_by_key(|key| key.record.state == AuthorityState::Active);
