@@ -22,6 +22,7 @@ use stoq_trustchain::ca::{
     Registration,
 };
 use stoq_trustchain::calls::{Asker, CallDesk, CallParts, CallPolicy, Operators, PREFIX};
+use stoq_trustchain::enrollment::AuthorityAt;
 use stoq_trustchain::http::{HttpsServer, HttpsSettings};
 use stoq_trustchain::key_slots::KeySlots;
 use stoq_trustchain::mesh::KnownAuthorities;
@@ -403,6 +404,12 @@ pub fn https_of(certificate_der: &[u8]) -> Option<SocketAddrV6> {
     let uri = issuer_uris(&parsed).into_iter().find(|uri| uri.starts_with("https://["))?;
     let authority = uri.strip_prefix("https://")?.split('/').next()?;
     authority.parse().ok()
+}
+
+/// The same for asking there
+pub fn authority_at(identity: &NodeIdentity, node: NodeId) -> Option<AuthorityAt> {
+    let address = https_of(identity.leaf_der())?;
+    Some(AuthorityAt { address, node, root: identity.root_fingerprint() })
 }
 
 /// The instant as milliseconds since 1970, with room for clocks that differ

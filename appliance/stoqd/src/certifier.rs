@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use stoq::{CloseReason, ConnectError, NodeId, SessionCalls};
+use stoq::{NodeId, SessionCalls};
 use stoq_trustchain::calls::{CallProblem, Client, OTHER_CERTIFICATE, wire};
 use stoq_trustchain::enrollment::{AuthorityAt, EnrollError, renew_with_enrolled_key};
 use stoq_trustchain::rotation::{Failure, RenewalWindow, RequestKind};
@@ -183,12 +183,9 @@ async fn client(peers: &Peers, authority: &str) -> Result<Client<Calls>, Decline
     }
 }
 
-/// A peer that closes in the handshake has most likely refused this node's certificate
 fn unreached(error: &ReachError) -> Failure {
     match error {
-        ReachError::Connect { cause: ConnectError::Closed(CloseReason::Tls), .. } => {
-            Failure::CertificateRefused
-        }
+        refused if refused.is_refusal() => Failure::CertificateRefused,
         ReachError::TimedOut { .. } => Failure::Timeout,
         _ => Failure::Unreachable,
     }
@@ -257,6 +254,8 @@ pub fn octets(text: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use stoq::{CloseReason, ConnectError};
+
     use super::*;
 
     #[test]

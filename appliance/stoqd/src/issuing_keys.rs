@@ -13,10 +13,10 @@ use stoq_trustchain::ca::Ca;
 use stoq_trustchain::calls::Client;
 use stoq_trustchain::certificate;
 use stoq_trustchain::chain::{self, ChainError};
-use stoq_trustchain::enrollment::{self, AuthorityAt};
+use stoq_trustchain::enrollment;
 use stoq_trustchain::pinning::KEYS_PER_RING_LIMIT;
 
-use crate::authority::https_of;
+use crate::authority::authority_at;
 use crate::identity::Source;
 use crate::node::{Identities, Node};
 
@@ -176,12 +176,11 @@ async fn ask_over_https(
     identity: &NodeIdentity,
     authority: NodeId,
 ) -> Result<Vec<Vec<u8>>, String> {
-    let address = https_of(identity.leaf_der()).ok_or("its certificate names no HTTPS address")?;
-    let to = AuthorityAt { address, node: authority, root: identity.root_fingerprint() };
+    let to = authority_at(identity, authority).ok_or("its certificate names no HTTPS address")?;
     let asking = enrollment::issuing_keys(&to, node.clock.now());
     match tokio::time::timeout(DEADLINE, asking).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("{address} did not answer in {} s", DEADLINE.as_secs())),
+        Err(_) => Err(format!("{} did not answer in {} s", to.address, DEADLINE.as_secs())),
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddrV6;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use stoq::{ConnectError, Endpoint, NodeId, Session};
+use stoq::{CloseReason, ConnectError, Endpoint, NodeId, Session};
 use stoq_admin::api::PeerSource;
 
 /// Time a session may take to begin
@@ -36,6 +36,13 @@ pub enum ReachError {
         /// Where it was sought
         address: SocketAddrV6,
     },
+}
+
+impl ReachError {
+    /// Whether the peer closed in the handshake: most likely it has refused this node's certificate
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Connect { cause: ConnectError::Closed(CloseReason::Tls), .. })
+    }
 }
 
 type Slot = Arc<tokio::sync::Mutex<Option<Session>>>;
@@ -94,10 +101,11 @@ impl Peers {
         Arc::clone(sessions.entry(node.clone()).or_default())
     }
 
-    /// The session with a peer, dialled where there is none
+    /// The session with a peer, dialled where there is none. Dialling goes on when nobody waits for it any more: the
+    /// peer may hold the session by then, and whoever asks next would make a second one.
     pub async fn session(&self, node: &NodeId) -> Result<Session, ReachError> {
         let slot = self.slot(node);
-        let mut held = slot.lock().await;
+        let mut held = slot.lock_owned().await;
         if let Some(session) = &*held {
             let number = session.number();
             if self.endpoint.sessions().await.iter().any(|status| status.id == number) {
@@ -106,20 +114,32 @@ impl Peers {
             *held = None;
         }
         let (address, _) = self.get(node).ok_or_else(|| ReachError::NoAddress(node.clone()))?;
-        let connecting = self.endpoint.connect(address, node);
-        let session = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-            Ok(Ok(session)) => session,
-            Ok(Err(cause)) => {
-                return Err(ReachError::Connect { node: node.clone(), address, cause });
-            }
-            Err(_) => return Err(ReachError::TimedOut { node: node.clone(), address }),
-        };
-        *held = Some(session.clone());
-        Ok(session)
+        let (endpoint, peer) = (self.endpoint.clone(), node.clone());
+        let dialling = tokio::spawn(async move {
+            let session = dial(&endpoint, address, &peer).await?;
+            *held = Some(session.clone());
+            Ok(session)
+        });
+        // The task is not aborted and does not panic: it ends early with the runtime alone.
+        let cause = ConnectError::EndpointClosed;
+        let ended = |_| Err(ReachError::Connect { node: node.clone(), address, cause });
+        dialling.await.unwrap_or_else(ended)
     }
 
     /// Forgets the sessions: the identity has changed
     pub fn forget_sessions(&self) {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+async fn dial(
+    endpoint: &Endpoint,
+    address: SocketAddrV6,
+    node: &NodeId,
+) -> Result<Session, ReachError> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect(address, node)).await {
+        Ok(Ok(session)) => Ok(session),
+        Ok(Err(cause)) => Err(ReachError::Connect { node: node.clone(), address, cause }),
+        Err(_) => Err(ReachError::TimedOut { node: node.clone(), address }),
     }
 }

@@ -12,6 +12,7 @@ use stoq_admin::{decode_pem, encode_pem};
 use stoq_interface::Denied;
 use stoq_trustchain::ca::revoke::Revocations;
 use stoq_trustchain::calls::{CallProblem, Client};
+use stoq_trustchain::enrollment;
 use stoq_trustchain::revocation::{
     Applied, DenyList, DenyListAction, DenyListSettings, Entry, HighWaterMark, ListSigner,
     NewConnections, Refusal, SignerError, Signers, SpkiHash, StoreForm,
@@ -19,8 +20,10 @@ use stoq_trustchain::revocation::{
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::authority::authority_at;
 use crate::list_age::ListAge;
 use crate::node::Node;
+use crate::peers::ReachError;
 use crate::rotation::Notice;
 
 /// Time one call for the next deny-list waits for it
@@ -400,8 +403,15 @@ async fn follow_remote(
                     () = tokio::time::sleep(PAUSE_FIRST) => {}
                 }
             }
-            Err(reason) => {
+            Err(Unasked { reason, refused }) => {
                 tracing::debug!(%instance, reason, "the deny-list could not be asked for");
+                // Perhaps because this node is on the list. It is never told so where it may not come in.
+                if refused && let Some(document) = ask_over_https(&node, &instance).await {
+                    let arrival = Arrival { instance: instance.clone(), document };
+                    if arrivals.send(arrival).await.is_err() {
+                        return;
+                    }
+                }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE_LONGEST);
             }
@@ -409,14 +419,36 @@ async fn follow_remote(
     }
 }
 
-async fn ask(node: &Node, instance: &NodeId, held: u64) -> Result<Option<Vec<u8>>, String> {
-    let session = node.peers.session(instance).await.map_err(|error| error.to_string())?;
+/// Why there is no answer
+struct Unasked {
+    reason: String,
+    /// The authority has let this node into no session
+    refused: bool,
+}
+
+async fn ask(node: &Node, instance: &NodeId, held: u64) -> Result<Option<Vec<u8>>, Unasked> {
+    let unreached =
+        |error: ReachError| Unasked { reason: error.to_string(), refused: error.is_refusal() };
+    let session = node.peers.session(instance).await.map_err(unreached)?;
     let client = Client::new(session.watches(tokio::time::sleep));
     client.deny_list(held, HOLD).await.or_else(|problem| match problem {
         // Nothing new came in time.
         CallProblem::Deadline => Ok(None),
-        other => Err(other.to_string()),
+        other => Err(Unasked { reason: other.to_string(), refused: false }),
     })
+}
+
+/// The list from where it is public; `None` where it cannot be had there either
+async fn ask_over_https(node: &Node, instance: &NodeId) -> Option<Vec<u8>> {
+    let identity = node.identities().identity?;
+    let to = authority_at(&identity, instance.clone())?;
+    match enrollment::deny_list(&to, node.clock.now()).await {
+        Ok(document) => Some(document),
+        Err(error) => {
+            tracing::debug!(%instance, %error, "nor could it be had over HTTPS");
+            None
+        }
+    }
 }
 
 /// What is on disk

@@ -126,13 +126,19 @@ impl Secret {
         }
     }
 
-    /// Searches files; one that is gone by now is passed over
+    /// Searches files; one that is gone by now is passed over, and so is a number that a process has given to a socket
+    /// since, which cannot be opened (ENXIO)
     pub fn in_files(&self, files: &[PathBuf]) -> Sought {
         let mut sought = Sought::default();
         for file in files {
             let octets = match std::fs::read(file) {
                 Ok(octets) => octets,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error)
+                    if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) =>
+                {
+                    continue;
+                }
                 Err(error) => panic!("{}: {error}", file.display()),
             };
             let one = self.in_octets(&octets);

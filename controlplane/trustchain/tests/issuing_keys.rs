@@ -13,7 +13,7 @@ use ca_common::{
     request, settings, signer,
 };
 use stoq_store::named_thread;
-use stoq_store::records::{SqliteOptions, SqliteRecords};
+use stoq_store::records::{RecordsError, SqliteOptions, SqliteRecords};
 use stoq_trustchain::audit::{AuditKind, AuditLog};
 use stoq_trustchain::ca::keys::{IssuingKeys, KEY_SPREAD, KeyError};
 use stoq_trustchain::ca::revoke::{
@@ -90,14 +90,13 @@ impl House {
         let (now, signs) = (self.clock.now(), guard.clone());
         let root_der = root.certificate_der();
         let authority = IssuingAuthority::new(&certificate_der, root_der, signs, &name, now);
-        let records = self.file("records");
-        let records = SqliteRecords::open(&records, SqliteOptions::default(), &named_thread);
+        let records = self.records().await;
         let parts = Parts {
             authority: authority.unwrap(),
             log_signer: guard.clone(),
             log_key: KeyName::log(),
             tokens: Arc::new(TokenStore::open(&self.file("tokens")).unwrap()),
-            records: Some(Arc::new(records.unwrap())),
+            records: Some(Arc::new(records)),
             followers: Vec::new(),
         };
         let (ca, _) = ca_common::open(settings, parts).unwrap();
@@ -117,6 +116,21 @@ impl House {
         let (signs, lists) = (guard.clone(), revocations.clone());
         let keys = IssuingKeys::start(&ca, signs, audit.clone(), lists, KEY_SPREAD).await.unwrap();
         Open { ca, guard, audit, revocations, keys }
+    }
+
+    /// The records, once the tasks of an authority that was open before have let go of them: they end when they see
+    /// that nobody asks any more
+    async fn records(&self) -> SqliteRecords {
+        let (file, begin) = (self.file("records"), std::time::Instant::now());
+        loop {
+            match SqliteRecords::open(&file, SqliteOptions::default(), &named_thread) {
+                Err(RecordsError::Failed(text)) if text.contains("in use") => {
+                    assert!(begin.elapsed() < Duration::from_secs(20), "{text}");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                opened => return opened.unwrap(),
+            }
+        }
     }
 
     /// Has the root sign the request of a second key, and takes it in

@@ -89,6 +89,27 @@ async fn bytes_come_back_as_they_went() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dial_that_nobody_waits_for_leaves_no_session() {
+    let authority = Authority::new();
+    let beta = endpoint(&authority, "beta", WorkerPlan::default());
+    let alpha = endpoint(&authority, "alpha", WorkerPlan::default());
+    let (at, name) = (beta.local_address(), node("beta"));
+    // Asked once, so that the worker is told, and then no more.
+    let abandoned = tokio::time::timeout(Duration::ZERO, alpha.connect(at, &name)).await;
+    assert!(abandoned.is_err());
+    let session = alpha.connect(at, &name).await.unwrap();
+    let accepted = || -> u64 { beta.counters().iter().map(|c| c.connections_accepted.get()).sum() };
+    let settled = async {
+        while accepted() < 2 || beta.sessions().await.len() != 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), settled).await.expect("one session is left");
+    let left = alpha.sessions().await;
+    assert_eq!(left.iter().map(|one| one.id).collect::<Vec<_>>(), [session.number()]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_flows_do_not_mix() {
     let authority = Authority::new();
     let beta = endpoint(&authority, "beta", WorkerPlan::default());

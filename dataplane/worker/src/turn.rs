@@ -329,8 +329,15 @@ impl Worker {
         match event {
             Event::Connected { token, session } => {
                 let peer = self.endpoint.with_session(session, |s| s.peer().clone());
-                if let (Some(reply), Some(peer)) = (self.connects.remove(&token), peer) {
-                    self.answer(reply, Ok(Connected { session, peer }));
+                match (self.connects.remove(&token), peer) {
+                    // Whoever asked has gone, and nobody else would ever close it.
+                    (Some(reply), Some(_)) if reply.is_closed() => {
+                        self.endpoint.with_session(session, |s| s.close(CloseReason::Done));
+                    }
+                    (Some(reply), Some(peer)) => {
+                        self.answer(reply, Ok(Connected { session, peer }));
+                    }
+                    _ => {}
                 }
             }
             Event::ConnectFailed { token, reason, refusal } => {

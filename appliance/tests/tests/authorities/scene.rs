@@ -67,12 +67,17 @@ pub fn knows(node: &Node, authorities: &[&str]) {
     });
 }
 
-/// A flow to the echo of a node, which answers
+/// A flow to the echo of a node, which is attached for it, and answers
 pub fn talking(from: &Node, to: &Node) -> Stream {
     from.ask(&["node", "add", to.name(), &to.stoq_address()]);
     let at = from.attach(&format!("echo@{}", to.name()), "[::1]:0");
-    wait_until(&format!("{} and {} talk", from.name(), to.name()), PATIENCE, || {
-        let mut stream = Stream::connect(&at).ok()?;
+    answering(&at, &format!("{} and {} talk", from.name(), to.name()))
+}
+
+/// A flow through what is attached at a socket, once one answers
+pub fn answering(at: &str, what: &str) -> Stream {
+    wait_until(what, PATIENCE, || {
+        let mut stream = Stream::connect(at).ok()?;
         answers(&mut stream).then_some(stream)
     })
 }

@@ -55,14 +55,19 @@ pub(super) struct Orders(Mutex<HashMap<[u8; 32], u64>>);
 impl Orders {
     /// Notes an order; `false` where it was noted before, `None` where there is no room
     fn note(&self, order: &[u8], ends: u64, now: u64) -> Option<bool> {
+        let order = boring::sha::sha256(order);
         let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if noted.contains_key(&order) {
+            return Some(false);
+        }
         if noted.len() >= ORDERS_LIMIT {
             noted.retain(|_, ends| *ends >= now);
             if noted.len() >= ORDERS_LIMIT {
                 return None;
             }
         }
-        Some(noted.insert(boring::sha::sha256(order), ends).is_none())
+        noted.insert(order, ends);
+        Some(true)
     }
 }
 

@@ -20,9 +20,9 @@ use tokio::net::TcpStream;
 use tokio_boring::{SslStream, SslStreamBuilder};
 
 use super::protocol::{
-    Advice, ENROLL_PATH, EnrollRequest, EnrollResponse, EnrolledKeyProof, ErrorResponse,
-    ISSUING_KEYS_PATH, IssuingKeysResponse, RENEW_PATH, RESPONSE_LIMIT_BYTES, RenewRequest, decode,
-    encode,
+    Advice, DENY_LIST_PATH, ENROLL_PATH, EnrollRequest, EnrollResponse, EnrolledKeyProof,
+    ErrorResponse, ISSUING_KEYS_PATH, IssuingKeysResponse, RENEW_PATH, RESPONSE_LIMIT_BYTES,
+    RenewRequest, decode, encode,
 };
 use super::tls::client_context;
 use crate::ca::enrolled_key_statement;
@@ -31,6 +31,7 @@ use crate::csr;
 use crate::keys::KeyPair;
 use crate::node_identity::{Certificates, IdentityError, NodeIdentity, prepare_key};
 use crate::profile::node_dns_name;
+use crate::revocation::DOCUMENT_LIMIT_BYTES;
 use crate::token::JoinToken;
 
 /// Time for connecting and again for the handshake
@@ -138,7 +139,8 @@ pub async fn enroll(
     };
     let body = to_json(token.ca_address, &request)?;
     let to = AuthorityAt::of_token(token);
-    let answered = exchange(&to, Method::POST, ENROLL_PATH, body, now).await?;
+    let answered =
+        exchange(&to, Method::POST, ENROLL_PATH, body, RESPONSE_LIMIT_BYTES, now).await?;
     let issued = IssuedOverHttps::read(&to, &answered)?;
     let certificates = Certificates {
         leaf_der: &issued.leaf_der,
@@ -230,7 +232,7 @@ pub async fn renew_with_enrolled_key(
         }),
     };
     let body = to_json(to.address, &request)?;
-    let answered = exchange(to, Method::POST, RENEW_PATH, body, now).await?;
+    let answered = exchange(to, Method::POST, RENEW_PATH, body, RESPONSE_LIMIT_BYTES, now).await?;
     IssuedOverHttps::read(to, &answered)
 }
 
@@ -251,12 +253,22 @@ impl IssuedOverHttps {
 /// Asks which issuing keys there are whose leaves are good. Their certificates are to be held to the root by whoever
 /// asks; no certificate of one's own is needed, so this works also when none of the keys is known that are in use.
 pub async fn issuing_keys(to: &AuthorityAt, now: SystemTime) -> Result<Vec<Vec<u8>>, EnrollError> {
-    let answered = exchange(to, Method::GET, ISSUING_KEYS_PATH, Vec::new(), now).await?;
+    let answered =
+        exchange(to, Method::GET, ISSUING_KEYS_PATH, Vec::new(), RESPONSE_LIMIT_BYTES, now).await?;
     let response: IssuingKeysResponse = answered.read(to)?;
     let reason = "damaged base64".to_owned();
     let damaged = || EnrollError::Exchange { address: to.address, reason: reason.clone() };
     let certificates = response.certificates.iter();
     certificates.map(|text| decode(text).ok_or_else(damaged)).collect()
+}
+
+/// Asks for the whole deny-list of the authority, as it signed it. No certificate is needed: this is how a node hears
+/// that its own is on the list, whom the authority lets into no session any more.
+pub async fn deny_list(to: &AuthorityAt, now: SystemTime) -> Result<Vec<u8>, EnrollError> {
+    let (path, limit) = (DENY_LIST_PATH, DOCUMENT_LIMIT_BYTES);
+    let answered = exchange(to, Method::GET, path, Vec::new(), limit, now).await?;
+    answered.ok(to)?;
+    Ok(answered.body.into())
 }
 
 /// An answer of the authority
@@ -267,21 +279,30 @@ struct Answered {
 }
 
 impl Answered {
+    /// Whether it is no refusal
+    fn ok(&self, to: &AuthorityAt) -> Result<(), EnrollError> {
+        let Self { status, retry_after, body } = self;
+        if *status == StatusCode::OK {
+            return Ok(());
+        }
+        Err(match serde_json::from_slice::<ErrorResponse>(body) {
+            Ok(ErrorResponse { error }) => EnrollError::Refused {
+                code: error.code,
+                message: error.message,
+                retry_after: *retry_after,
+            },
+            Err(_) => EnrollError::Exchange {
+                address: to.address,
+                reason: format!("status {status} without a reason"),
+            },
+        })
+    }
+
     /// What it says, where it is no refusal
     fn read<T: DeserializeOwned>(&self, to: &AuthorityAt) -> Result<T, EnrollError> {
-        let failed = |reason: String| EnrollError::Exchange { address: to.address, reason };
-        let Self { status, retry_after, body } = self;
-        if *status != StatusCode::OK {
-            return Err(match serde_json::from_slice::<ErrorResponse>(body) {
-                Ok(ErrorResponse { error }) => EnrollError::Refused {
-                    code: error.code,
-                    message: error.message,
-                    retry_after: *retry_after,
-                },
-                Err(_) => failed(format!("status {status} without a reason")),
-            });
-        }
-        serde_json::from_slice(body).map_err(|error| failed(error.to_string()))
+        self.ok(to)?;
+        let (address, read) = (to.address, serde_json::from_slice(&self.body));
+        read.map_err(|error| EnrollError::Exchange { address, reason: error.to_string() })
     }
 }
 
@@ -290,12 +311,13 @@ fn to_json(address: SocketAddrV6, request: &impl Serialize) -> Result<Vec<u8>, E
         .map_err(|error| EnrollError::Exchange { address, reason: error.to_string() })
 }
 
-/// One request to the authority and its answer
+/// One request to the authority and its answer, of so many octets at most
 async fn exchange(
     to: &AuthorityAt,
     method: Method,
     path: &str,
     body: Vec<u8>,
+    limit_bytes: usize,
     now: SystemTime,
 ) -> Result<Answered, EnrollError> {
     let address = to.address;
@@ -314,7 +336,7 @@ async fn exchange(
         let connection = tokio::spawn(connection);
         let answer = async {
             let (head, body) = sender.send_request(request).await?.into_parts();
-            let body = Limited::new(body, RESPONSE_LIMIT_BYTES).collect().await?.to_bytes();
+            let body = Limited::new(body, limit_bytes).collect().await?.to_bytes();
             let retry_after = head.headers.get(RETRY_AFTER).and_then(|field| field.to_str().ok());
             let retry_after = retry_after.and_then(|seconds| seconds.parse().ok());
             let retry_after = retry_after.map(Duration::from_secs);

@@ -7,6 +7,6 @@ pub mod protocol;
 mod tls;
 
 pub use client::{
-    AuthorityAt, EnrollError, EnrolledIdentity, IssuedOverHttps, enroll, issuing_keys,
+    AuthorityAt, EnrollError, EnrolledIdentity, IssuedOverHttps, deny_list, enroll, issuing_keys,
     renew_with_enrolled_key,
 };

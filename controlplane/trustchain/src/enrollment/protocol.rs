@@ -16,6 +16,8 @@ pub const ENROLL_PATH: &str = "/v1/enroll";
 pub const RENEW_PATH: &str = "/v1/renew";
 /// Where to read which issuing keys there are
 pub const ISSUING_KEYS_PATH: &str = "/v1/issuing-keys";
+/// Path of the deny-list, for whoever cannot have it over a session
+pub const DENY_LIST_PATH: &str = "/v1/deny-list";
 /// Where to read the root
 pub const ROOT_PATH: &str = "/v1/root";
 /// Size of the largest request body

@@ -5,7 +5,9 @@ use std::str::FromStr;
 
 use hyper::Method;
 
-use crate::enrollment::protocol::{ENROLL_PATH, ISSUING_KEYS_PATH, RENEW_PATH, ROOT_PATH};
+use crate::enrollment::protocol::{
+    DENY_LIST_PATH, ENROLL_PATH, ISSUING_KEYS_PATH, RENEW_PATH, ROOT_PATH,
+};
 use crate::log::LOG_LIMIT_ENTRIES;
 
 /// Length of the longest path that is looked at
@@ -22,8 +24,6 @@ pub const LOG_KEY_PATH: &str = "/v1/log-key";
 pub const PROOF_PREFIX: &str = "/v1/proof/";
 /// Where renewal windows are, by the certificate's serial number
 pub const RENEWAL_INFORMATION_PREFIX: &str = "/v1/renewal-information/";
-/// Where the signed deny-list is
-pub const DENY_LIST_PATH: &str = "/v1/deny-list";
 /// Where EST is (RFC 7030 section 3.2.2)
 pub const EST_PREFIX: &str = "/.well-known/est/";
 /// Octets of the longest serial number in hexadecimal digits
