@@ -14,10 +14,13 @@ use std::io::{Read as _, Write as _};
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
-use stoq::{ConnectError, ControlSnapshot, Endpoint, NodeId};
+use stoq::{ConnectError, ControlSnapshot, Endpoint, NodeId, TrustAnchor};
+use stoq_admin::api::STATEMENT_LABEL;
+use stoq_admin::decode_pem;
 use stoq_appliance_tests::{Node, Stream, wait_until};
 use stoq_trustchain::NodeIdentity;
 use stoq_trustchain::key_slots::KeySlots;
+use stoq_trustchain::mesh::AuthorityStatement;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -65,15 +68,24 @@ fn shown_by(node: &Node) -> NodeIdentity {
     found.turns(SystemTime::now()).0.unwrap().identity.clone()
 }
 
+/// The issuing keys behind what a node shows: its own, where it is the authority
+fn issuers_of(node: &Node, root_der: &[u8]) -> Vec<TrustAnchor> {
+    if node.state().join("joined").exists() {
+        return shown_by(node).trust();
+    }
+    let exported = node.ask(&["ca", "export"]);
+    let statement = decode_pem(STATEMENT_LABEL, exported["statement_pem"].as_str().unwrap());
+    let signed = statement.unwrap().remove(0);
+    AuthorityStatement::open(&signed, root_der, SystemTime::now()).unwrap().trust_anchors()
+}
+
 /// Somebody who has a node's certificate and key dials another node
 fn dials(identity: &NodeIdentity, to: &Node) -> Result<(), ConnectError> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         // What the node shows may be of another issuing key than what is shown to it.
         let mut trust = identity.trust();
-        if to.state().join("joined").exists() {
-            trust.extend(shown_by(to).trust());
-        }
+        trust.extend(issuers_of(to, identity.root_der()));
         let identity = Some(identity.identity().clone());
         let snapshot = ControlSnapshot { epoch: 1, identity, trust, ..ControlSnapshot::default() };
         let builder = Endpoint::builder().listen("[::1]:0".parse().unwrap());

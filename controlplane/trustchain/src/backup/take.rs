@@ -1,6 +1,6 @@
-//! Taking a backup of an authority that runs or not: certificates and the log's public files first, the journal last,
-//! so that the journal of a backup is never older than what was derived from it; keys where they are asked for,
-//! sealed. The manifest is written at the very end: without it a directory is no backup.
+//! Taking a backup of an authority that runs or not: the log's checkpoint first, then certificates and the log's other
+//! files, the journal last, so that nothing in a backup is older than what was derived from it; keys where they are
+//! asked for, sealed. The manifest is written at the very end: without it a directory is no backup.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -27,6 +27,8 @@ pub const MANIFEST_FILE: &str = "backup.json";
 pub(super) const STATE: &str = "ca";
 /// Where the journal is
 pub(super) const JOURNAL: &str = "ca/journal";
+/// The log's checkpoint
+const CHECKPOINT: &str = "ca/log/checkpoint";
 /// Where a root that was made with the authority is
 const EMBEDDED_ROOT: &str = "root";
 /// Most files of a backup, the log's tiles among them
@@ -136,9 +138,14 @@ pub fn take(
         return Err(BackupKeysError::Nowhere(source.directory.clone()).into());
     }
     files::create_directory(target).map_err(io_error(target))?;
+    // What the checkpoint covers is there by now, and stays, if only as part of a wider tile.
+    let mut copied = Vec::new();
+    if copy_if_there(&source.directory, target, Path::new(CHECKPOINT))? {
+        copied.push(CHECKPOINT.into());
+    }
     let mut listed = top(&source.directory, "pem")?;
     list(&source.directory.join(STATE), Path::new(STATE), 0, &mut listed)?;
-    let mut copied = Vec::new();
+    listed.retain(|path| path != Path::new(CHECKPOINT));
     let mut keys_left_out = match &source.keys {
         Some(_) => Vec::new(),
         None => top(&source.directory, "key")?.iter().map(|path| text(path)).collect(),
@@ -149,11 +156,17 @@ pub fn take(
             keys_left_out.push(text(&path));
             continue;
         }
-        // A file that is replaced while it is copied, or a tile that made place for a wider one, is gone.
-        match copy_file(&from, &target.join(&path)) {
-            Ok(()) => copied.push(path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(io_error(&from)(error)),
+        // A part of a tile is gone when it has made place for the full one.
+        let full = full_tile(&path);
+        for path in std::iter::once(path).chain(full) {
+            let known = target.join(&path);
+            if known.try_exists().map_err(io_error(&known))? {
+                break;
+            }
+            if copy_if_there(&source.directory, target, &path)? {
+                copied.push(path);
+                break;
+            }
         }
     }
     files::create_directory(&target.join(STATE)).map_err(io_error(target))?;
@@ -182,6 +195,22 @@ pub fn take(
     let bytes = bytes.map_err(io_error(&path))?;
     files::create_new(&path, files::PRIVATE, &bytes).map_err(io_error(&path))?;
     Ok(manifest)
+}
+
+/// The full tile that a part is of: `tile/0/000` of `tile/0/000.p/5` (C2SP static-ct-api, "Partial Tiles")
+fn full_tile(path: &Path) -> Option<PathBuf> {
+    let parts = path.parent()?;
+    (parts.extension()? == "p").then(|| parts.with_extension(""))
+}
+
+/// Copies a file of the source, if it is there
+fn copy_if_there(source: &Path, target: &Path, path: &Path) -> Result<bool, BackupError> {
+    let from = source.join(path);
+    match copy_file(&from, &target.join(path)) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(io_error(&from)(error)),
+    }
 }
 
 /// Files with this extension that belong to the authority: its own, and those of a root that was made with it
@@ -318,4 +347,18 @@ pub(super) fn is_below(path: &str) -> bool {
     let path = Path::new(path);
     !path.as_os_str().is_empty()
         && path.components().all(|component| matches!(component, Component::Normal(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_full_tile_of_a_part_is_known_and_other_files_have_none() {
+        let full = |path: &str| full_tile(Path::new(path)).map(|full| text(&full));
+        assert_eq!(full("ca/log/tile/0/x001/234.p/5").unwrap(), "ca/log/tile/0/x001/234");
+        assert_eq!(full("ca/log/tile/0/x001/234"), None);
+        assert_eq!(full("ca/log/checkpoint"), None);
+        assert_eq!(full("root.pem"), None);
+    }
 }

@@ -356,6 +356,31 @@ fn published_files_are_built_again_when_the_operator_says_so() {
     assert!(matches!(refused, StartError::Store(StoreError::Mismatch { .. })), "{refused}");
 }
 
+/// As a backup has it that was taken while a tile became full
+#[test]
+fn a_checkpoint_from_before_its_tile_was_full_is_covered_by_the_full_tile() {
+    let world = World::new(300);
+    let disk = Memory::default();
+    let mut log = world.create(&disk, 1_000).unwrap();
+    log.register(world.authority.chain()).unwrap();
+    log.publish(1_000).unwrap();
+    let mut checkpoints = Vec::new();
+    for (number, submissions) in (1..).zip(world.submissions.chunks(100)) {
+        submissions.iter().for_each(|one| drop(log.submit(one.clone()).unwrap()));
+        log.commit(1_000 + number).unwrap();
+        log.publish(1_000 + number).unwrap();
+        checkpoints.push(disk.state().files["checkpoint"].clone());
+    }
+    drop(log);
+    assert!(!disk.state().files.contains_key("tile/0/000.p/200"));
+    disk.state().files.insert("checkpoint".into(), checkpoints[1].clone());
+    assert_eq!(world.open(&disk.copy(), 9_000).unwrap().sequencer().head().size, 300);
+    // The full tile must have the same in it.
+    disk.state().files.get_mut("tile/0/000").unwrap()[3] ^= 4;
+    let refused = world.open(&disk, 9_000).map(|_| ()).unwrap_err();
+    assert!(matches!(refused, StartError::Store(StoreError::Mismatch { .. })), "{refused}");
+}
+
 #[test]
 fn a_signer_that_fails_releases_nothing_and_the_log_goes_on() {
     struct Moody<'a>(&'a KeyPair, std::cell::Cell<bool>);

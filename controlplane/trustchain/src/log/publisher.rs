@@ -9,7 +9,9 @@ use super::key::LogVerifier;
 use super::merkle::Hash;
 use super::recovery::StartError;
 use super::release::DurableHead;
-use super::store::{CHECKPOINT_PATH, ISSUER_PREFIX, Presence, Published, StoreError, settle_file};
+use super::store::{
+    CHECKPOINT_PATH, ISSUER_PREFIX, Presence, Published, StoreError, read_tile, settle_file,
+};
 use super::tile::{TileBuilder, TileFile, TilePath};
 use crate::certificate::hex;
 
@@ -138,7 +140,16 @@ impl<P: Published> Publisher<P> {
     fn settle_partial(&mut self) -> Result<(), StoreError> {
         for tile in self.builder.partial() {
             let presence = self.presence(self.builder.size());
-            settle_file(&mut self.store, &tile.path.to_string(), &tile.bytes, presence)?;
+            // A backup may have an older checkpoint than tiles: then the full tile stands for the part.
+            match read_tile(&self.store, tile.path) {
+                Err(StoreError::Missing { .. }) if presence == Presence::MayBeNew => {
+                    self.store.create(&tile.path.to_string(), &tile.bytes)?;
+                }
+                Ok(found) if found != tile.bytes => {
+                    return Err(StoreError::Mismatch { path: tile.path.to_string() });
+                }
+                found => drop(found?),
+            }
         }
         Ok(())
     }

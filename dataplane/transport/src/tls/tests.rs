@@ -287,6 +287,16 @@ fn a_denied_key_and_a_denied_authority_are_refused_in_both_roles() {
     ours.denied = Arc::new(Denied { issuers, ..Denied::default() });
     let want = Case { refusal: PeerRefusal::IssuerRevoked, alert: 44, ..CASES[0] };
     refused_in_both_roles("denied authority", &ours, &theirs, want);
+    // It is not trusted any more either, and its leaves are still refused for what they are.
+    ours.trust = TestAuthority::new().snapshot("alpha").trust;
+    let verdict = |ours: &ControlSnapshot| {
+        let verifier = Verifier::new(Role::Server, ours).unwrap();
+        verifier.verdict(&theirs.identity.as_ref().unwrap().chain_der[0], None, now()).unwrap_err()
+    };
+    assert_eq!(verdict(&ours), PeerRefusal::IssuerRevoked);
+    ours.denied = Arc::default();
+    // The one that is trusted has the same name and another key.
+    assert_eq!(verdict(&ours), PeerRefusal::BadSignature);
 }
 
 #[test]

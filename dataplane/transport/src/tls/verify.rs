@@ -220,7 +220,7 @@ impl Verifier {
                     .iter()
                     .filter(|anchor| !anchor.facts.validity.holds(now))
                     .collect();
-                self.path(der, &lapsed, now).map_err(|_| refusal)?
+                self.path(der, &lapsed, now).map_err(|_| self.unknown(der, refusal))?
             }
             Err(refusal) => return Err(refusal),
         };
@@ -234,6 +234,15 @@ impl Verifier {
             logs.judge(der, &anchor.facts.spki_sha256, latest_ms)?;
         }
         Ok(Remembered { leaf, anchor: anchor.facts })
+    }
+
+    /// Why a leaf is refused that none of the authorities has issued: one that was revoked is not among them any more,
+    /// and a leaf that names it is refused for that. What it names is not proven, and lets nobody in.
+    fn unknown(&self, der: &[u8], refusal: PeerRefusal) -> PeerRefusal {
+        match named_issuer(der) {
+            Some(issuer) if self.denied.issuers.contains(&issuer) => PeerRefusal::IssuerRevoked,
+            _ => refusal,
+        }
     }
 
     /// Builds and verifies a path from the leaf to one of `anchors`; returns that authority
@@ -308,6 +317,17 @@ impl AnchorFacts {
             spki_sha256: sha256(certificate.public_key().raw),
         })
     }
+}
+
+/// The identifier of the key that a leaf says has issued it (RFC 5280 section 4.2.1.1)
+fn named_issuer(der: &[u8]) -> Option<IssuerKeyId> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(named) => {
+            IssuerKeyId::try_from(named.key_identifier.as_ref()?.0).ok()
+        }
+        _ => None,
+    })
 }
 
 impl Validity {

@@ -489,13 +489,14 @@ impl Worker {
         let (epoch, issued_at) = (publication.epoch, publication.mark.issued_at);
         let next_update = issued_at + self.settings.deny_list.validity.as_secs();
         let (entries, bytes) = (publication.mark.live, publication.full.len());
+        // Whoever sees the list is not told any more that there is none.
+        self.status.send_modify(|status| status.problem = None);
         self.deny_list.send_replace(Some(Arc::new(publication)));
         self.retry_list_at = None;
         self.status.send_modify(|status| {
             (status.epoch, status.issued_at, status.next_update) = (epoch, issued_at, next_update);
             status.entries = usize::try_from(entries).unwrap_or(usize::MAX);
             status.bytes = bytes;
-            status.problem = None;
         });
     }
 
