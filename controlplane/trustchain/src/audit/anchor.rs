@@ -29,6 +29,8 @@ const PROFILE: &str = "asset";
 const SUBJECT_PREFIX: &str = "audit";
 /// Who asks for the certificate
 const ACTOR: &str = "authority";
+/// Time until a checkpoint covers an entry: it takes a second at most where the host is not overloaded
+const PUBLISHED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Why the head was not anchored, or an anchor does not hold
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +38,12 @@ pub enum AnchorError {
     /// The authority refused
     #[error("the audit log was not anchored: {0}")]
     Refused(#[from] Refusal),
+    /// The entry is not shown to anybody yet
+    #[error(
+        "the audit log was not anchored: entry {0} of the transparency log is in no checkpoint after {wait} s",
+        wait = PUBLISHED_WITHIN.as_secs()
+    )]
+    Unpublished(u64),
     /// The anchor is in the log, and the audit log does not say so
     #[error("the anchor was not recorded: {0}")]
     Record(#[from] RecordError),
@@ -147,6 +155,10 @@ pub async fn anchor(ca: &Ca, audit: &AuditLog) -> Result<Anchored, AnchorError> 
     // Also where nothing was issued: the name is good for this head alone.
     ca.unregister(PROFILE, &subject).await?;
     let issued = issued?;
+    // What says "anchored" can be looked up by whoever reads it.
+    if ca.inclusion_proof(issued.leaf_index, PUBLISHED_WITHIN).await?.is_none() {
+        return Err(AnchorError::Unpublished(issued.leaf_index));
+    }
     let anchored = Anchored {
         head,
         serial: issued.serial,
