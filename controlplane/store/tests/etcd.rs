@@ -4,9 +4,12 @@
 
 mod etcd_cluster;
 
+use std::io::Read;
+use std::net::{SocketAddr, SocketAddrV6, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use boring::ssl::{AlpnError, SslAcceptor, SslFiletype, SslMethod, select_next_proto};
 use etcd_cluster::pki::{NAME, Pki};
 use etcd_cluster::{Cluster, Cut};
 use stoq_store::records::etcd::{Dial, LoopbackDial};
@@ -466,6 +469,38 @@ async fn a_certificate_that_is_for_another_host_is_refused() {
         let dialled = pki.dial(pki, "client", Some(name)).dial(member).await;
         assert_eq!(dialled.is_ok(), trusted, "{name}");
     }
+}
+
+/// A server on this host that shows a leaf and speaks the cluster's protocol; where it listens
+fn shows(pki: &Pki, leaf: &str) -> SocketAddrV6 {
+    let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();
+    acceptor.set_certificate_chain_file(pki.path(&format!("{leaf}.pem"))).unwrap();
+    acceptor.set_private_key_file(pki.path(&format!("{leaf}.key")), SslFiletype::PEM).unwrap();
+    acceptor.set_alpn_select_callback(|_, offered| {
+        select_next_proto(b"\x02h2", offered).ok_or(AlpnError::NOACK)
+    });
+    let acceptor = acceptor.build();
+    let listener = TcpListener::bind("[::1]:0").unwrap();
+    let SocketAddr::V6(address) = listener.local_addr().unwrap() else { unreachable!() };
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        // Ends with the client, who has seen enough or gone away.
+        if let Ok(mut session) = acceptor.accept(stream) {
+            drop(session.read(&mut [0; 1_024]));
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_no_name_is_told_the_certificate_is_for_the_address_that_is_dialled() {
+    let directory = tempfile::tempdir().unwrap();
+    let pki = Pki::make(directory.path());
+    pki.leaf("elsewhere", "2001:db8::1", None);
+    let dial = pki.dial(&pki, "client", None);
+    dial.dial(shows(&pki, "member")).await.map(drop).unwrap();
+    let refused = dial.dial(shows(&pki, "elsewhere")).await.map(drop).unwrap_err();
+    assert!(refused.to_string().to_lowercase().contains("ip address mismatch"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -94,9 +94,13 @@ async fn a_dial_that_nobody_waits_for_leaves_no_session() {
     let beta = endpoint(&authority, "beta", WorkerPlan::default());
     let alpha = endpoint(&authority, "alpha", WorkerPlan::default());
     let (at, name) = (beta.local_address(), node("beta"));
-    // Asked once, so that the worker is told, and then no more.
-    let abandoned = tokio::time::timeout(Duration::ZERO, alpha.connect(at, &name)).await;
-    assert!(abandoned.is_err());
+    // Polled once, so that the worker is told, and then no more: a time-out, however short, may come
+    // after the handshake where the host is busy.
+    tokio::select! {
+        biased;
+        _ = alpha.connect(at, &name) => unreachable!("the answer comes from another thread"),
+        () = std::future::ready(()) => {}
+    }
     let session = alpha.connect(at, &name).await.unwrap();
     let accepted = || -> u64 { beta.counters().iter().map(|c| c.connections_accepted.get()).sum() };
     let settled = async {
