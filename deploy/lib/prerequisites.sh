@@ -18,6 +18,7 @@ PREREQUISITES_BUILD=(
     "pkg-config|command pkg-config|finds hwloc and udev"
     "libhwloc-dev|pkgconfig hwloc 2.8|processors, caches and memory nodes of the host"
     "libudev-dev|pkgconfig libudev 0|hwloc is linked with it"
+    "libzstd-dev|pkgconfig libzstd 1.4|the agreement engine's storage is linked with it"
 )
 PREREQUISITES_RUN=(
     "iproute2|command ip|network namespaces and the veth pair between the two nodes"

@@ -4,10 +4,18 @@
 
 #![forbid(unsafe_code)]
 
+pub mod calls;
+#[cfg(feature = "consensus")]
+pub mod consensus;
 pub mod digest;
+#[cfg(feature = "consensus")]
+pub mod ledger;
 pub mod merkle;
 pub mod operation;
 pub mod proof;
 pub mod readings;
+#[cfg(feature = "consensus")]
+pub mod receipt;
 pub mod registry;
+pub mod requester;
 pub mod wire;

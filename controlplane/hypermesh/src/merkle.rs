@@ -47,36 +47,58 @@ pub fn root(leaves: &[Digest]) -> Digest {
     bind(leaves.len() as u64, level.first().map_or(&[], |top| top.as_slice()))
 }
 
-/// What [`verify`] needs to show that `leaves[index]` is in the list; none if there is no such leaf
+/// What [`verify`] needs to show that `leaves[index]` is in the list; none if there is no such leaf. Who wants several
+/// paths makes a [`Tree`].
 pub fn path(leaves: &[Digest], index: usize) -> Option<Vec<Digest>> {
-    if index >= leaves.len() {
-        return None;
-    }
-    let (mut level, mut at, mut path) = (hashed(leaves), index, Vec::new());
-    while level.len() > 1 {
-        if let Some(sibling) = level.get(at ^ 1) {
-            path.push(*sibling);
-        }
-        raise(&mut level);
-        at /= 2;
-    }
-    Some(path)
+    Tree::new(leaves).path(index)
 }
 
 /// All paths of a list, for the price of one: the paths of a block's receipts
 pub fn paths(leaves: &[Digest]) -> Vec<Vec<Digest>> {
-    let mut paths = vec![Vec::new(); leaves.len()];
-    let (mut level, mut height) = (hashed(leaves), 0);
-    while level.len() > 1 {
-        for (index, path) in paths.iter_mut().enumerate() {
-            if let Some(sibling) = level.get((index >> height) ^ 1) {
-                path.push(*sibling);
-            }
+    let tree = Tree::new(leaves);
+    (0..leaves.len()).filter_map(|index| tree.path(index)).collect()
+}
+
+/// A list with all the hashes over it: a path is then read, not computed. It takes 64 octets for each leaf.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    /// From the hashes of the leaves to the one over all
+    levels: Vec<Vec<Digest>>,
+}
+
+impl Tree {
+    /// The tree over a list
+    pub fn new(leaves: &[Digest]) -> Self {
+        let mut levels = vec![hashed(leaves)];
+        while let Some(last) = levels.last()
+            && last.len() > 1
+        {
+            let mut next = last.clone();
+            raise(&mut next);
+            levels.push(next);
         }
-        raise(&mut level);
-        height += 1;
+        Self { levels }
     }
-    paths
+
+    /// How many leaves there are
+    pub fn count(&self) -> u64 {
+        self.levels.first().map_or(0, Vec::len) as u64
+    }
+
+    /// [`root`] of the list
+    pub fn root(&self) -> Digest {
+        let top = self.levels.last().and_then(|level| level.first());
+        bind(self.count(), top.map_or(&[], |top| top.as_slice()))
+    }
+
+    /// [`path`] of a leaf
+    pub fn path(&self, index: usize) -> Option<Vec<Digest>> {
+        let leaves = self.levels.first()?;
+        let siblings =
+            |(height, level): (usize, &Vec<Digest>)| level.get((index >> height) ^ 1).copied();
+        (index < leaves.len())
+            .then(|| self.levels.iter().enumerate().filter_map(siblings).collect())
+    }
 }
 
 /// Whether `leaf` stands at `index` in the list of `count` leaves that has this root.
@@ -133,6 +155,8 @@ mod tests {
         for count in [1, 2, 3, 4, 5, 7, 8, 9, 13, 64, 65] {
             let leaves = leaves(count);
             let (root, all) = (root(&leaves), paths(&leaves));
+            let tree = Tree::new(&leaves);
+            assert_eq!((tree.root(), tree.count()), (root, count as u64));
             for (index, leaf) in leaves.iter().enumerate() {
                 let path = path(&leaves, index).unwrap();
                 assert_eq!(path, all[index]);
@@ -175,6 +199,8 @@ mod tests {
             assert_ne!(root(&list), before, "{count}");
         }
         assert_ne!(root(&[]), root(&[[0; 32]]));
+        assert_eq!(Tree::new(&[]).root(), root(&[]));
+        assert_eq!(Tree::new(&[]).path(0), None);
     }
 
     #[test]

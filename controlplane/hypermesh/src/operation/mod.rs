@@ -38,6 +38,8 @@ pub use body::{
 pub use candidate::{Candidate, verify_signatures};
 pub use change::{Change, Validator, ValidatorKey};
 
+use ed25519_consensus::SigningKey;
+
 use crate::digest::{Digest, Domain};
 use crate::proof::{FourProof, Statement};
 use crate::wire::{Reader, WireError, Writer};
@@ -116,6 +118,41 @@ pub enum Authorisation {
 }
 
 impl Operation {
+    /// What a validator asks for as one: votes and evidence
+    pub fn by_validator(
+        key: &SigningKey,
+        network: NetworkId,
+        sequence: u64,
+        not_after_height: u64,
+        body: OperationBody,
+    ) -> Self {
+        let requester_key = key.verification_key().to_bytes();
+        let authorisation = Authorisation::Validator { signature: [0; 64] };
+        let mut operation =
+            Self { network, requester_key, sequence, not_after_height, body, authorisation };
+        let signature = key.sign(&validator_message(&operation.subject())).to_bytes();
+        operation.authorisation = Authorisation::Validator { signature };
+        operation
+    }
+
+    /// What a requester asks for under a ticket: single operations on assets
+    pub fn by_ticket(
+        key: &SigningKey,
+        network: NetworkId,
+        ticket: Digest,
+        sequence: u64,
+        not_after_height: u64,
+        body: OperationBody,
+    ) -> Self {
+        let requester_key = key.verification_key().to_bytes();
+        let authorisation = Authorisation::Ticket { ticket, signature: [0; 64] };
+        let mut operation =
+            Self { network, requester_key, sequence, not_after_height, body, authorisation };
+        let signature = key.sign(&ticket_message(&ticket, &operation.subject())).to_bytes();
+        operation.authorisation = Authorisation::Ticket { ticket, signature };
+        operation
+    }
+
     /// Who asks
     pub fn requester(&self) -> RequesterId {
         requester_id(&self.requester_key)

@@ -33,7 +33,7 @@ pub struct EpochStart {
 pub(super) struct StakeTable {
     /// In the order of requesters; the index is the place
     leaves: Vec<StakeLeaf>,
-    root: Digest,
+    tree: merkle::Tree,
 }
 
 impl Default for StakeTable {
@@ -45,11 +45,11 @@ impl Default for StakeTable {
 impl StakeTable {
     fn of(leaves: Vec<StakeLeaf>) -> Self {
         let digests: Vec<_> = leaves.iter().map(StakeLeaf::digest).collect();
-        Self { root: merkle::root(&digests), leaves }
+        Self { tree: merkle::Tree::new(&digests), leaves }
     }
 
     pub(super) fn root(&self) -> (Digest, u64) {
-        (self.root, self.leaves.len() as u64)
+        (self.tree.root(), self.tree.count())
     }
 
     pub(super) fn total(&self) -> u64 {
@@ -58,8 +58,7 @@ impl StakeTable {
 
     pub(super) fn holding(&self, requester: &RequesterId) -> Option<StakeHolding> {
         let found = self.leaves.binary_search_by(|leaf| leaf.requester.cmp(requester)).ok()?;
-        let digests: Vec<_> = self.leaves.iter().map(StakeLeaf::digest).collect();
-        Some(StakeHolding { leaf: self.leaves[found], path: merkle::path(&digests, found)? })
+        Some(StakeHolding { leaf: self.leaves[found], path: self.tree.path(found)? })
     }
 
     pub(super) fn encode(&self, writer: &mut Writer) {

@@ -117,27 +117,39 @@ fn place(finding: &Finding) -> Digest {
 }
 
 impl Registry {
-    pub(super) fn record_evidence(
-        &mut self,
-        octets: &EvidenceOctets,
-        height: u64,
-    ) -> Result<Effect, Refusal> {
+    /// What evidence shows
+    pub fn judge_evidence(&self, octets: &[u8]) -> Result<Finding, Refusal> {
         let judge = self.judge.as_ref().ok_or(Refusal::NoJudge)?;
-        let finding = judge
-            .judge(&self.network, &|epoch| self.validators_of(epoch), octets.as_slice())
-            .map_err(|reason| Refusal::BadEvidence { reason })?;
+        judge
+            .judge(&self.network, &|epoch| self.validators_of(epoch), octets)
+            .map_err(|reason| Refusal::BadEvidence { reason })
+    }
+
+    /// Whether evidence of this would be put on record
+    pub fn wants_evidence(&self, finding: &Finding) -> Result<(), Refusal> {
         let key = finding.culprit;
         let culprit = self.validator_record(&key);
         // Nobody can be accused of what is still to come.
         let culprit = culprit
             .filter(|record| record.took_part_in(finding.epoch) && finding.epoch <= self.epoch)
             .ok_or(Refusal::EvidenceAgainstNobody { key })?;
-        if self.evidence.contains(&place(&finding)) {
+        if self.evidence.contains(&place(finding)) {
             return Err(Refusal::EvidenceKnown);
         }
         if culprit.offences >= EVIDENCE_PER_VALIDATOR_LIMIT {
             return Err(Refusal::EvidenceEnough);
         }
+        Ok(())
+    }
+
+    pub(super) fn record_evidence(
+        &mut self,
+        octets: &EvidenceOctets,
+        height: u64,
+    ) -> Result<Effect, Refusal> {
+        let finding = self.judge_evidence(octets.as_slice())?;
+        self.wants_evidence(&finding)?;
+        let key = finding.culprit;
         let octets = octets.as_slice().into();
         let record = EvidenceRecord { finding, recorded_height: height, octets };
         self.evidence.insert(place(&finding), record);
