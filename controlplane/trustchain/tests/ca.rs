@@ -15,8 +15,8 @@ use stoq_store::named_thread;
 use stoq_store::records::{CertificateQuery, SqliteOptions, SqliteRecords};
 use stoq_trustchain::ca::entry::Revoked;
 use stoq_trustchain::ca::{
-    Activation, CaError, Consensus, ConsensusProof, Entry, Follower, Limits, Mode, Profiles,
-    Refusal,
+    Activation, Agreeing, CaError, Consensus, ConsensusProof, Entry, Follower, Limits, Mode,
+    NotAgreed, Profiles, Refusal, ToAgree,
 };
 use stoq_trustchain::chain::Usage;
 use stoq_trustchain::log::recovery::StartError;
@@ -352,8 +352,16 @@ async fn a_revoked_certificate_or_key_opens_no_door_also_after_a_restart() {
 struct Word;
 
 impl ConsensusProof for Word {
-    fn verify(&self, statement: &[u8; 32], proof: &[u8], _: SystemTime) -> Result<(), String> {
-        if proof == statement { Ok(()) } else { Err("it is for something else".into()) }
+    fn verify(&self, asked: ToAgree, _: SystemTime) -> Agreeing {
+        let refused = |why: &str| Err(NotAgreed::Refused(why.into()));
+        let judged = match asked.proof {
+            None if asked.at_hand => Ok(()),
+            None => refused("none was shown"),
+            Some(proof) if proof == b"later" => Err(NotAgreed::Unavailable("nobody votes".into())),
+            Some(proof) if proof == asked.statement => Ok(()),
+            Some(_) => refused("it is for something else"),
+        };
+        Box::pin(std::future::ready(judged))
     }
 }
 
@@ -376,6 +384,10 @@ async fn agreement_is_for_this_key_and_these_names_where_it_is_demanded() {
     asked.consensus_proof = Some(statement(&key()).to_vec());
     let foreign = running.ca.issue(asked.clone()).await.unwrap_err();
     assert!(foreign.to_string().contains("something else"), "{foreign}");
+    asked.consensus_proof = Some(b"later".to_vec());
+    let later = running.ca.issue(asked.clone()).await.unwrap_err();
+    assert_eq!(later.code(), "consensus_unavailable");
+    assert!(later.retry_after().is_some(), "{later}");
     asked.consensus_proof = Some(statement(&node_key).to_vec());
     running.ca.issue(asked).await.unwrap();
     running.ca.close().await.unwrap();

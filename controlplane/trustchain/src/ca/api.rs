@@ -280,6 +280,9 @@ pub enum Refusal {
     /// Agreement is demanded and was not shown
     #[error("the validators' agreement is refused: {0}")]
     Consensus(String),
+    /// Agreement is demanded, and the validators do not answer
+    #[error("the validators' agreement cannot be had now: {0}; try again")]
+    NoConsensus(String),
     /// The authority itself may not issue now
     #[error("the authority does not issue: {0}")]
     NotIssuing(String),
@@ -334,6 +337,7 @@ impl Refusal {
             Self::KeyInUse => "key_in_use",
             Self::RegistryFull => "registry_full",
             Self::Consensus(_) => "consensus_refused",
+            Self::NoConsensus(_) => "consensus_unavailable",
             Self::NotIssuing(_) => "not_issuing",
             Self::Lint(_) => "lint",
             Self::Signer(_) => "signer",
@@ -359,9 +363,11 @@ impl Refusal {
             | Self::Unauthenticated(_)
             | Self::Revoked
             | Self::Consensus(_) => Blame::Credential,
-            Self::Busy { .. } | Self::NoSpace | Self::ClockWentBack | Self::RegistryFull => {
-                Blame::Later
-            }
+            Self::Busy { .. }
+            | Self::NoConsensus(_)
+            | Self::NoSpace
+            | Self::ClockWentBack
+            | Self::RegistryFull => Blame::Later,
             Self::Signer(error) if error.is_transient() => Blame::Later,
             Self::NotIssuing(_)
             | Self::Lint(_)
@@ -379,6 +385,7 @@ impl Refusal {
             Self::Signer(crate::signer::SignerError::Busy { retry_after, .. }) => {
                 Some(*retry_after)
             }
+            Self::NoConsensus(_) => Some(Duration::from_secs(2)),
             _ if self.blame() == Blame::Later => Some(Duration::from_secs(30)),
             _ => None,
         }

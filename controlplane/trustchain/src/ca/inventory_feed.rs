@@ -21,6 +21,11 @@ use super::entry::{Entry, Issued, Revoked};
 const WAITING_LIMIT_ENTRIES: usize = 65_536;
 /// Entries of one batch of the records
 const BATCH_ENTRIES: usize = 4_096;
+/// How long entries come together for the next batch, for each entry of the last one and at most. Under load that makes
+/// large batches, which write a page of an index once where small ones write it for every entry, on the disk whose
+/// syncs certificates wait for. Nobody's certificate waits for the records.
+const GATHERING_PER_ENTRY: Duration = Duration::from_millis(1);
+const GATHERING: Duration = Duration::from_millis(500);
 /// How long until records that did not answer are asked again
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -135,9 +140,13 @@ impl Feed {
             let fed = self.feed(&journal, &records).await;
             let closing = self.closing.load(Ordering::Acquire);
             match fed {
-                Ok(true) => continue,
-                Ok(false) if closing => return Ok(()),
-                Ok(false) => self.changed.notified().await,
+                Ok(Some(_)) if closing => {}
+                Ok(Some(entries)) => {
+                    let gathering = GATHERING_PER_ENTRY.saturating_mul(entries);
+                    tokio::time::sleep(gathering.min(GATHERING)).await;
+                }
+                Ok(None) if closing => return Ok(()),
+                Ok(None) => self.changed.notified().await,
                 Err(
                     error @ (CatchUpError::RecordsAhead { .. } | CatchUpError::Interpret { .. }),
                 ) => {
@@ -155,12 +164,12 @@ impl Feed {
         }
     }
 
-    /// Feeds what waits, once; whether there was something
+    /// Feeds what waits, once; how many entries that were
     async fn feed(
         &self,
         journal: &Arc<Journal>,
         records: &Arc<dyn Records>,
-    ) -> Result<bool, CatchUpError> {
+    ) -> Result<Option<u32>, CatchUpError> {
         if self.behind.swap(false, Ordering::AcqRel) {
             // From here on the queue fills again; what it has from before is read from the journal as well.
             self.waiting().clear();
@@ -170,19 +179,19 @@ impl Feed {
             let caught = tokio::task::spawn_blocking(read).await;
             let caught = caught.map_err(|error| RecordsError::Failed(error.to_string()))??;
             self.applied.send_replace(caught.applied_through);
-            return Ok(true);
+            return Ok(Some(0));
         }
         let applied = *self.applied.borrow();
-        let Some(batch) = self.next_batch(journal.id(), applied) else { return Ok(false) };
+        let Some(batch) = self.next_batch(journal.id(), applied) else { return Ok(None) };
         let (first, last) = (batch.first, batch.last);
         if first != applied + 1 {
             self.behind.store(true, Ordering::Release);
-            return Ok(true);
+            return Ok(Some(0));
         }
         let taken = records.apply(batch).await;
         taken.map_err(|source| CatchUpError::Apply { first, last, source })?;
         self.applied.send_replace(last);
-        Ok(true)
+        Ok(Some(u32::try_from(last - first + 1).unwrap_or(u32::MAX)))
     }
 
     fn next_batch(&self, journal: JournalId, applied: u64) -> Option<Batch> {

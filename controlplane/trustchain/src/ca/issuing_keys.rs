@@ -48,6 +48,9 @@ impl IssuingKey {
 #[derive(Clone, Debug, Default)]
 pub struct KeyRegister {
     keys: BTreeMap<Pin, IssuingKey>,
+    /// The number of the step that each key took last: seconds do not tell which of two steps came first
+    steps: HashMap<Pin, u64>,
+    steps_taken: u64,
     /// The end of the last leaf of each key, also of keys of before there were states
     leaves: HashMap<KeyId, u64>,
 }
@@ -60,7 +63,8 @@ impl KeyRegister {
     pub(super) fn take(&mut self, changed: &IssuingKeyChanged) -> Result<(), Misfit> {
         let next = read(changed)?;
         let known = self.keys.get(&next.record.key);
-        match known.map(|known| (known.record.state, &known.name)) {
+        let before = known.map(|known| known.record.state);
+        match before.zip(known.map(|known| &known.name)) {
             None if self.keys.len() >= KEYS_PER_RING_LIMIT => return Err("too many issuing keys"),
             None => {}
             Some((_, name)) if *name != next.name => return Err("an issuing key has two names"),
@@ -80,6 +84,10 @@ impl KeyRegister {
         }
         let leaves = self.leaves.get(&next.key_id).copied().unwrap_or(0);
         let record = AuthorityKey { last_leaf_ends: leaves, ..next.record };
+        if before != Some(record.state) {
+            self.steps_taken += 1;
+            self.steps.insert(record.key, self.steps_taken);
+        }
         self.keys.insert(record.key, IssuingKey { record, ..next });
         Ok(())
     }
@@ -126,7 +134,7 @@ impl KeyRegister {
         let tainted = || {
             let tainted = self.keys.values();
             let tainted = tainted.filter(|key| key.record.state == AuthorityState::Tainted);
-            tainted.max_by_key(|key| key.record.since)
+            tainted.max_by_key(|key| self.steps.get(&key.record.key))
         };
         active.or_else(tainted)
     }
@@ -232,6 +240,24 @@ mod tests {
 
     fn at(changed: &IssuingKeyChanged, state: AuthorityState, since: u64) -> IssuingKeyChanged {
         IssuingKeyChanged { state: number_of(state), since, ..changed.clone() }
+    }
+
+    #[test]
+    fn of_keys_tainted_in_one_second_the_later_one_signs() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = init_root(&directory.path().join("root"), now()).unwrap();
+        let keys = ["issuing", "issuing-2"].map(|name| key(&root, directory.path(), name));
+        for [first, second] in [[0, 1], [1, 0]].map(|order| order.map(|index| &keys[index])) {
+            let mut register = KeyRegister::default();
+            register.take(&at(first, Active, 1)).unwrap();
+            let replaced = IssuingKeyChanged { taint: 1, ..at(first, Tainted, 2) };
+            register.take(&replaced).unwrap();
+            register.take(&at(second, Active, 2)).unwrap();
+            register.take(&IssuingKeyChanged { taint: 2, ..at(second, Tainted, 2) }).unwrap();
+            // Another reason is no other state.
+            register.take(&IssuingKeyChanged { taint: 2, ..replaced }).unwrap();
+            assert_eq!(register.in_force().unwrap().name.to_string(), second.name);
+        }
     }
 
     #[test]

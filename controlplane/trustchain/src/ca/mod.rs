@@ -40,5 +40,7 @@ pub use journal::LogJournal;
 pub use open::{CaError, CaOpened, Parts, fsck};
 pub use pipeline::consensus_statement;
 pub use profile::{Names, Profile, Profiles, ProfilesError};
-pub use settings::{CaSettings, Consensus, ConsensusProof, Limits, Mode, ModeError};
+pub use settings::{
+    Agreeing, CaSettings, Consensus, ConsensusProof, Limits, Mode, ModeError, NotAgreed, ToAgree,
+};
 pub use shared::Follower;

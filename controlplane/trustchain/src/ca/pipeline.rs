@@ -18,7 +18,7 @@ use super::commit::{HeldToken, Holds, IssueCommit, Message};
 use super::entry::{Enrolled, Entry, Issued, TokenUsed};
 use super::profile::{Names, Profile};
 use super::service::Service;
-use super::settings::Consensus;
+use super::settings::{Consensus, NotAgreed, ToAgree};
 use super::state::{Committed, Remembered, RequestId, instant};
 use crate::certificate::{hex, unix_seconds, whole_seconds};
 use crate::csr::ProvenKey;
@@ -97,7 +97,7 @@ impl Service {
         let (token, spent) = self.hold_token(&caller, &id)?;
         // 4: consensus, 5: policy
         let mut grant = self.grant(&caller, profile, &subject)?;
-        self.agreed(&request, &caller, &grant, &spki_sha256)?;
+        self.agreed(&request, &caller, &grant, &spki_sha256).await?;
         if self.shared().state().is_anothers_key(&spki_sha256, &profile.name, &subject) {
             return Err(Refusal::KeyInUse);
         }
@@ -245,7 +245,7 @@ impl Service {
         Ok(Grant { profile, registration, names, others })
     }
 
-    fn agreed(
+    async fn agreed(
         &self,
         request: &IssueRequest,
         caller: &Caller,
@@ -253,11 +253,6 @@ impl Service {
         spki_sha256: &[u8; 32],
     ) -> Result<(), Refusal> {
         let Consensus::Required(judge) = self.consensus() else { return Ok(()) };
-        if caller.at_hand {
-            return Ok(());
-        }
-        let missing = || Refusal::Consensus("none was shown".into());
-        let proof = request.consensus_proof.as_ref().ok_or_else(missing)?;
         let statement = consensus_statement(
             self.instance().as_str(),
             &grant.profile.name,
@@ -266,7 +261,18 @@ impl Service {
             spki_sha256,
             &request.idempotency_key,
         );
-        judge.verify(&statement, proof, self.now()).map_err(Refusal::Consensus)
+        let asked = ToAgree {
+            statement,
+            csr_der: request.csr_der.clone(),
+            profile: grant.profile.name.clone(),
+            subject: grant.registration.subject.clone(),
+            proof: request.consensus_proof.clone(),
+            at_hand: caller.at_hand,
+        };
+        judge.verify(asked, self.now()).await.map_err(|reason| match reason {
+            NotAgreed::Refused(reason) => Refusal::Consensus(reason),
+            NotAgreed::Unavailable(reason) => Refusal::NoConsensus(reason),
+        })
     }
 
     /// The to-be-signed octets of the precertificate, and what the journal will say of it

@@ -2,7 +2,9 @@
 //! reads a file or the environment.
 
 use std::fmt;
+use std::future::Future;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -50,10 +52,39 @@ impl FromStr for Mode {
     }
 }
 
+/// What the validators shall have agreed to
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ToAgree {
+    /// [`consensus_statement`](super::consensus_statement): this key, these names, this profile, at this authority
+    pub statement: [u8; 32],
+    /// The request, PKCS #10 in DER
+    pub csr_der: Vec<u8>,
+    /// Name of the profile
+    pub profile: String,
+    /// Whom the certificate shall name
+    pub subject: String,
+    /// What shows their agreement, as whoever asks has it
+    pub proof: Option<Vec<u8>>,
+    /// The operator of this very host asks
+    pub at_hand: bool,
+}
+
+/// Why a certificate is not agreed to
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum NotAgreed {
+    /// It is not, or something else is. Shown to whoever asked.
+    Refused(String),
+    /// That cannot be known now: the validators do not answer
+    Unavailable(String),
+}
+
+/// What a judge's answer comes in
+pub type Agreeing = Pin<Box<dyn Future<Output = Result<(), NotAgreed>> + Send>>;
+
 /// Judges whether the validators have agreed to a certificate
 pub trait ConsensusProof: Send + Sync {
-    /// Whether `proof` shows agreement to `statement`, now. The error is shown to whoever asked.
-    fn verify(&self, statement: &[u8; 32], proof: &[u8], now: SystemTime) -> Result<(), String>;
+    /// Whether they have agreed to this, now. It may wait for them as long as it was set up to.
+    fn verify(&self, asked: ToAgree, now: SystemTime) -> Agreeing;
 }
 
 /// Whether certificates need the validators' agreement

@@ -48,6 +48,9 @@ impl Answer {
 
     /// What the authority refused. What failed on this host is for its log, not for a peer.
     pub fn of_refusal(refusal: &Refusal) -> Self {
+        if matches!(refusal, Refusal::NoConsensus(_)) {
+            return Self::refused(CallStatus::Failed, refusal.code(), refusal.to_string());
+        }
         if let Some(after) = refusal.retry_after() {
             return Self::busy(after);
         }

@@ -172,7 +172,8 @@ pub(super) fn refused(refusal: &ca::Refusal) -> Refusal {
     use ca::Refusal as R;
     let (code, message) = (refusal.code(), refusal.to_string());
     if let Some(after) = refusal.retry_after() {
-        let message = if matches!(refusal, R::Busy { .. } | R::RegistryFull) {
+        let told = matches!(refusal, R::Busy { .. } | R::RegistryFull | R::NoConsensus(_));
+        let message = if told {
             message
         } else {
             tracing::error!(%refusal, "the authority cannot issue now");

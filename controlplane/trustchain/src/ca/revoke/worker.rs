@@ -9,6 +9,7 @@ use stoq_store::records::{CertificateRecord, RevocationQuery, RevocationReason, 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::super::api::Refusal;
 use super::super::authority::issuer_params;
 use super::super::crl::{CrlBooks, PublishedCrls};
 use super::super::entry::{DenyListIssued, Entry as JournalEntry};
@@ -18,7 +19,7 @@ use super::{
     RevocationSettings, RevocationStatus, RevokeError, RevokeReceipt, RevokeRequest, RevokeTarget,
     RevokedItem, begin_crls, longest_life,
 };
-use crate::audit::{AuditEvent, AuditKind};
+use crate::audit::{AuditEvent, AuditKind, RecordError};
 use crate::backup::{HighWater, HighWaterFile, crl_name};
 use crate::certificate::{hex, unix_seconds};
 use crate::revocation::{
@@ -535,7 +536,7 @@ impl Worker {
             }
         };
         self.crls = Some(crls);
-        let mut problem = error.map(|error| error.to_string());
+        let (mut problem, mut stopped) = (error.map(|error| error.to_string()), false);
         if !lists.is_empty() {
             let entries = lists.iter().map(|(key_id, list)| {
                 let at = unix_seconds(list.this_update);
@@ -549,11 +550,20 @@ impl Worker {
                     self.remember(None, numbers.collect()).await;
                     self.show_crls(lists);
                 }
-                Err(error) => problem = Some(error.to_string()),
+                Err(error) => {
+                    // What stopped it has said why already: a close in order is no error.
+                    stopped = matches!(
+                        error,
+                        RecordError::Closed | RecordError::Journal(Refusal::Stopped(_))
+                    );
+                    problem = Some(error.to_string());
+                }
             }
         }
         if let Some(error) = problem {
-            tracing::error!(%error, "a CRL cannot be issued; tried again in ten seconds");
+            if !stopped {
+                tracing::error!(%error, "a CRL cannot be issued; tried again in ten seconds");
+            }
             self.retry_crls_at = Some(Instant::now() + std::time::Duration::from_secs(10));
             self.status.send_modify(|status| status.problem = Some(error));
         } else {
