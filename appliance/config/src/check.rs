@@ -8,7 +8,7 @@ use stoq_interface::Allow;
 use crate::address::Target;
 use crate::error::Refusal;
 use crate::read::Places;
-use crate::{Config, Cores};
+use crate::{Config, Cores, HypermeshPolicy};
 
 /// A finding at a place of [`Places`]
 type Finding = (String, Refusal);
@@ -102,6 +102,7 @@ fn check_single(config: &Config, findings: &mut Vec<Finding>) {
         findings.push(("listen.metrics".to_owned(), refusal));
     }
     check_etcd(config, findings);
+    check_hypermesh(config, findings);
     if let Cores::These(cores) = &config.workers.cores
         && config.workers.busy_poll
         && cores.is_empty()
@@ -134,6 +135,22 @@ fn check_etcd(config: &Config, findings: &mut Vec<Finding>) {
     if etcd.server_name.is_some() && named.is_none() {
         let reason = "without TLS no name is checked".to_owned();
         find("server_name", reason, "name ca, certificate and key in [store.etcd]");
+    }
+}
+
+/// What is set for nothing is a mistake
+fn check_hypermesh(config: &Config, findings: &mut Vec<Finding>) {
+    let hypermesh = &config.hypermesh;
+    let mut find = |key: &str, reason: &str, remedy: &str| {
+        findings.push((format!("hypermesh.{key}"), Refusal::new(reason, remedy)));
+    };
+    if !hypermesh.enabled && hypermesh.clients != Allow::Nobody {
+        let remedy = "set hypermesh.enabled, or leave hypermesh.clients at nobody";
+        find("clients", "there is nothing to ask this node for", remedy);
+    }
+    if hypermesh.genesis.is_some() && hypermesh.policy != HypermeshPolicy::default() {
+        let remedy = "name policies in the genesis, or remove one of the two";
+        find("policy", "hypermesh.genesis names the policies of its network", remedy);
     }
 }
 

@@ -31,8 +31,8 @@ pub use place::{
 };
 pub use rows::{Attachment, Peer, PeerPins, Service};
 pub use sections::{
-    CopyAccess, Cores, Etcd, EtcdTls, IoChoice, Listen, Log, LogFormat, Node, Operators, Role,
-    Store, Trust, Workers,
+    CopyAccess, Cores, Etcd, EtcdTls, Hypermesh, HypermeshPolicy, IoChoice, Issuance, Listen, Log,
+    LogFormat, Node, Operators, Role, Store, Trust, Workers,
 };
 
 use stoq_interface::{Allow, Limits, ServiceName, ServiceTable, TransportSettings};
@@ -48,6 +48,9 @@ pub const ROWS_MAX: usize = 4_096;
 
 /// The service name under which `[copy]` is reached; no `[[service]]` may take it
 pub const COPY_SERVICE: &str = "copy";
+
+/// The service over which validators talk to each other; no `[[service]]` may take it
+pub const HYPERMESH_SERVICE: &str = "hypermesh";
 
 /// The name of the built-in measure service, answered where `transport.perf` is on
 pub const MEASURE_SERVICE: &str = "measure";
@@ -77,6 +80,8 @@ pub struct Config {
     pub copy: CopyAccess,
     /// `[trust]`: who renews this node's certificate, how old a deny-list may be, and which keys are accepted
     pub trust: Trust,
+    /// `[hypermesh]`: this node's part in the validators' agreement
+    pub hypermesh: Hypermesh,
     /// `[store]`: where the authority's records are
     pub store: Store,
     /// `[log]`: what is logged, and how

@@ -12,7 +12,7 @@ use crate::error::Refusal;
 use crate::kind::Kind;
 use crate::schema::{ALLOW, PINS_EXAMPLE};
 use crate::value::{allow_value, as_text, list, parse_allow, parse_name, parse_pins, pin_text};
-use crate::{COPY_SERVICE, Config, MEASURE_SERVICE};
+use crate::{COPY_SERVICE, Config, HYPERMESH_SERVICE, MEASURE_SERVICE};
 
 /// `[[service]]`: a local program published under a name
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -58,7 +58,7 @@ const PEER_PINS_MAX: usize = 16;
 impl Service {
     /// Refuses what the schema refuses: for services that are published at run time
     pub fn new(name: ServiceName, to: Target, allow: Allow) -> Result<Self, String> {
-        if [COPY_SERVICE, MEASURE_SERVICE].contains(&name.as_str()) {
+        if [COPY_SERVICE, HYPERMESH_SERVICE, MEASURE_SERVICE].contains(&name.as_str()) {
             return Err(format!("\"{name}\" is a built-in service; choose another name"));
         }
         Ok(Self { name, to, allow })

@@ -15,7 +15,7 @@ use crate::value::{
     parse_file, parse_filter, parse_name, parse_names, parse_operators, parse_pins, parse_prefix,
     parse_roles, parse_roots, pin_text, string, unless,
 };
-use crate::{Config, IoChoice, LogFormat, Role};
+use crate::{Config, HypermeshPolicy, IoChoice, Issuance, LogFormat, Role};
 
 /// When a change of a key takes effect
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -39,6 +39,7 @@ pub(crate) struct Key {
 pub(crate) const WORKERS_MAX: usize = 128;
 const PROCESSOR_MAX: u64 = 4_095;
 const ROOTS_MAX: usize = 64;
+const PLOTS_MAX: usize = 16;
 const AUTHORITIES_MAX: usize = 64;
 const OPERATORS_MAX: usize = 4_096;
 const ENDPOINTS_MAX: usize = 16;
@@ -381,6 +382,66 @@ pub(crate) const KEYS: &[Key] = &[
             Ok(())
         }
     ),
+    boolean!("hypermesh.enabled", Restart, hypermesh.enabled),
+    file!("hypermesh.genesis", "/etc/stoq/genesis.json", hypermesh.genesis),
+    file!("hypermesh.key", "/etc/stoq/hypermesh.key", hypermesh.key),
+    parsed!(
+        "hypermesh.plots",
+        Kind::Texts { items_max: PLOTS_MAX, example: "[\"/srv/plots/first.plot\"]" },
+        Restart,
+        |c| list(&c.hypermesh.plots, |plot| plot.display().to_string()),
+        |c, v| {
+            c.hypermesh.plots = parse_roots(v)?;
+            Ok(())
+        }
+    ),
+    parsed!(
+        "hypermesh.data_directory",
+        text("/srv/hypermesh"),
+        Restart,
+        |c| auto_or(c.hypermesh.data_directory.as_ref().map(|p| p.display())),
+        |c, v| {
+            c.hypermesh.data_directory = unless("auto", v, |t| Ok(parse_absolute_path(t)?))?;
+            Ok(())
+        }
+    ),
+    parsed!(
+        "hypermesh.policy",
+        Kind::Choice(&["default", "test", "production"]),
+        Restart,
+        |c| string(c.hypermesh.policy.label()),
+        |c, v| {
+            c.hypermesh.policy = choice(v, HypermeshPolicy::ALL, HypermeshPolicy::label)?;
+            Ok(())
+        }
+    ),
+    parsed!(
+        "hypermesh.issuance",
+        Kind::Choice(&["off", "wait", "refuse"]),
+        Restart,
+        |c| string(c.hypermesh.issuance.label()),
+        |c, v| {
+            c.hypermesh.issuance = choice(v, Issuance::ALL, Issuance::label)?;
+            Ok(())
+        }
+    ),
+    parsed!(
+        "hypermesh.wait_ms",
+        Kind::Integer { minimum: 100, maximum: 600_000 },
+        Restart,
+        |c| {
+            let wait = c.hypermesh.wait.as_millis();
+            Value::Integer(i64::try_from(wait).unwrap_or(i64::MAX))
+        },
+        |c, v| {
+            c.hypermesh.wait = Duration::from_millis(as_integer(v)?);
+            Ok(())
+        }
+    ),
+    parsed!("hypermesh.clients", ALLOW, Restart, |c| allow_value(&c.hypermesh.clients), |c, v| {
+        c.hypermesh.clients = parse_allow(v)?;
+        Ok(())
+    }),
     parsed!(
         "store.etcd.endpoints",
         Kind::Texts { items_max: ENDPOINTS_MAX, example: "[\"[2001:db8::1]:2379\"]" },
@@ -517,7 +578,10 @@ mod tests {
                     Value::Integer(other as i64)
                 }
                 Kind::Boolean => Value::Boolean(!(key.get)(&Config::default()).as_bool().unwrap()),
-                Kind::Choice(words) => string(words[1]),
+                Kind::Choice(words) => {
+                    let now = (key.get)(&Config::default());
+                    string(words.iter().find(|word| now.as_str() != Some(word)).unwrap())
+                }
                 Kind::Texts { .. } if key.name == "node.roles" => {
                     list(&["stoq"], ToString::to_string)
                 }
@@ -542,6 +606,7 @@ mod tests {
                     "store.etcd.prefix" => "other/",
                     "store.etcd.server_name" => "etcd.example",
                     name if name.starts_with("store.etcd.") => "/tmp/x",
+                    name if name.starts_with("hypermesh.") => "/tmp/x",
                     _ => "[::1]:1",
                 }),
             };

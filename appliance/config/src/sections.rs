@@ -184,6 +184,97 @@ pub enum Operators {
     Named(BTreeSet<NodeId>),
 }
 
+/// The thresholds of a network of this node alone
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum HypermeshPolicy {
+    /// For one's own servers
+    #[default]
+    Default,
+    /// For tests; refused in production
+    Test,
+    /// For members who do not trust each other
+    Production,
+}
+
+impl HypermeshPolicy {
+    /// Every policy there is
+    pub const ALL: [Self; 3] = [Self::Default, Self::Test, Self::Production];
+
+    /// The word in the file
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Test => "test",
+            Self::Production => "production",
+        }
+    }
+}
+
+/// Whether certificates need the validators' agreement, and what is done while there is none to be had
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Issuance {
+    /// They do not need it
+    Off,
+    /// They do; a request waits for validators that do not agree at the moment
+    #[default]
+    Wait,
+    /// They do; a request is refused while validators do not agree
+    Refuse,
+}
+
+impl Issuance {
+    /// Every choice there is
+    pub const ALL: [Self; 3] = [Self::Off, Self::Wait, Self::Refuse];
+
+    /// The word in the file
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Wait => "wait",
+            Self::Refuse => "refuse",
+        }
+    }
+}
+
+/// `[hypermesh]`
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Hypermesh {
+    /// Whether this node takes part
+    pub enabled: bool,
+    /// The network; without one it is a network of this node alone
+    pub genesis: Option<PathBuf>,
+    /// The key of this node as validator and requester; without one it is made at the first start
+    pub key: Option<PathBuf>,
+    /// The plots behind this node's own operations; without any one is made when it is first needed
+    pub plots: Vec<PathBuf>,
+    /// Where blocks and snapshots are; without one it is below the state directory
+    pub data_directory: Option<PathBuf>,
+    /// The thresholds of a network of this node alone
+    pub policy: HypermeshPolicy,
+    /// Whether the authority of this node demands the validators' agreement
+    pub issuance: Issuance,
+    /// How long a request waits for validators that do not agree at the moment
+    pub wait: Duration,
+    /// Which nodes may ask this one for operations and receipts
+    pub clients: Allow,
+}
+
+impl Default for Hypermesh {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            genesis: None,
+            key: None,
+            plots: Vec::new(),
+            data_directory: None,
+            policy: HypermeshPolicy::default(),
+            issuance: Issuance::default(),
+            wait: Duration::from_secs(10),
+            clients: Allow::default(),
+        }
+    }
+}
+
 /// `[store.*]`
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Store {

@@ -128,7 +128,7 @@ fn a_cluster_beyond_this_host_is_encrypted_and_proves_itself() {
     one(
         "[store.sqlite]\n",
         "stoqd.toml:1:8: store.sqlite: unknown section; known here: node, listen, workers, transport, \
-         limits, copy, trust, store.etcd, log, service, attachment, peer, pin",
+         limits, copy, trust, hypermesh, store.etcd, log, service, attachment, peer, pin",
     );
     one(
         "store = 1\n",
@@ -139,6 +139,23 @@ fn a_cluster_beyond_this_host_is_encrypted_and_proves_itself() {
                 ca = \"/etc/ca.pem\"\ncertificate = \"/etc/c.pem\"\nkey = \"/etc/c.key\"\n";
     let config = Config::parse("stoqd.toml", good).unwrap();
     assert!(config.store.etcd.tls().is_some() && config.store.etcd.endpoints.len() == 2);
+    assert_eq!(Config::parse("again", &config.effective_toml()).unwrap(), config);
+}
+
+#[test]
+fn what_is_set_for_no_network_is_a_mistake() {
+    one(
+        "[hypermesh]\nclients = \"any-enrolled\"\n",
+        "stoqd.toml:2:1: hypermesh.clients: there is nothing to ask this node for; \
+         set hypermesh.enabled, or leave hypermesh.clients at nobody",
+    );
+    one(
+        "[hypermesh]\nenabled = true\ngenesis = \"/etc/genesis.toml\"\npolicy = \"test\"\n",
+        "stoqd.toml:4:1: hypermesh.policy: hypermesh.genesis names the policies of its network; \
+         name policies in the genesis, or remove one of the two",
+    );
+    let good = "[hypermesh]\nenabled = true\nclients = \"any-enrolled\"\nissuance = \"refuse\"\n";
+    let config = Config::parse("stoqd.toml", good).unwrap();
     assert_eq!(Config::parse("again", &config.effective_toml()).unwrap(), config);
 }
 

@@ -20,7 +20,8 @@ pub use client::{Client, ClientError};
 pub use error::{ApiError, ExitCode};
 pub use listen::{AdminSocket, BindError, bind_metrics};
 pub use metrics::{
-    ControlGauges, DenyListGauges, MetricsError, NodeGauges, render as render_metrics,
+    ConsensusGauges, ControlGauges, DenyListGauges, MetricsError, NodeGauges,
+    render as render_metrics,
 };
 pub use pem::{PemError, decode_pem, encode_pem};
 pub use server::{ServerLimits, serve, serve_metrics};

@@ -49,6 +49,29 @@ pub struct ControlGauges {
     pub rotation_connections: usize,
     /// How recent the deny-lists are; nothing where none is followed
     pub deny_list: Option<DenyListGauges>,
+    /// The validators' agreement; nothing where this node takes no part
+    pub consensus: Option<ConsensusGauges>,
+}
+
+/// How the validators' agreement stands, as this node sees it
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ConsensusGauges {
+    /// Whether anything is agreed on at the moment
+    pub agreeing: bool,
+    /// The last final block
+    pub height: u64,
+    /// Of the next block
+    pub epoch: u64,
+    /// Operations that wait for a block
+    pub waiting: usize,
+    /// Registered assets
+    pub assets: usize,
+    /// Validators with evidence against them on record
+    pub evidence: usize,
+    /// Frames put into a queue, dropped because it was full, dropped because nobody is reached, received
+    pub frames: [u64; 4],
+    /// Flows of validators that were refused
+    pub refused_flows: u64,
 }
 
 /// How recent the deny-lists are that the node goes by
@@ -98,6 +121,9 @@ fn register_node(registry: &Registry, node: &NodeGauges) -> Result<(), prometheu
     if let Some(list) = node.control.deny_list {
         facts.extend(deny_list_facts(list));
     }
+    if let Some(consensus) = node.control.consensus {
+        facts.extend(consensus_facts(consensus));
+    }
     for (name, help, value) in facts {
         let gauge = prometheus::Gauge::new(name, help)?;
         gauge.set(value);
@@ -110,7 +136,54 @@ fn register_node(registry: &Registry, node: &NodeGauges) -> Result<(), prometheu
     for (event, count) in &node.control.rotation_events {
         events.with_label_values(&[*event]).inc_by(*count);
     }
-    registry.register(Box::new(events))
+    registry.register(Box::new(events))?;
+    match node.control.consensus {
+        Some(consensus) => register_frames(registry, &consensus),
+        None => Ok(()),
+    }
+}
+
+fn register_frames(
+    registry: &Registry,
+    consensus: &ConsensusGauges,
+) -> Result<(), prometheus::Error> {
+    let name = "stoq_consensus_frames_total";
+    let help = "Frames between validators, by what became of them";
+    let frames = IntCounterVec::new(Opts::new(name, help), &["outcome"])?;
+    let outcomes = ["queued", "full", "unreachable", "received"];
+    for (outcome, count) in outcomes.iter().zip(consensus.frames) {
+        frames.with_label_values(&[*outcome]).inc_by(count);
+    }
+    registry.register(Box::new(frames))?;
+    let name = "stoq_consensus_flows_refused_total";
+    let help =
+        "Flows of validators that were refused: another network, or a key that is not the node's";
+    let refused = prometheus::IntCounter::new(name, help)?;
+    refused.inc_by(consensus.refused_flows);
+    registry.register(Box::new(refused))
+}
+
+fn consensus_facts(consensus: ConsensusGauges) -> [(&'static str, &'static str, f64); 6] {
+    [
+        (
+            "stoq_consensus_agreeing",
+            "Whether anything is agreed on at the moment",
+            f64::from(u8::from(consensus.agreeing)),
+        ),
+        ("stoq_consensus_height", "The last final block", consensus.height as f64),
+        ("stoq_consensus_epoch", "The epoch of the next block", consensus.epoch as f64),
+        (
+            "stoq_consensus_operations_waiting",
+            "Operations that wait for a block",
+            consensus.waiting as f64,
+        ),
+        ("stoq_consensus_assets", "Registered assets", consensus.assets as f64),
+        (
+            "stoq_consensus_evidence",
+            "Pieces of evidence against validators that are on record",
+            consensus.evidence as f64,
+        ),
+    ]
 }
 
 fn deny_list_facts(list: DenyListGauges) -> [(&'static str, &'static str, f64); 3] {
@@ -288,6 +361,13 @@ mod tests {
                     too_old: true,
                     fail_closed: false,
                 }),
+                consensus: Some(ConsensusGauges {
+                    agreeing: true,
+                    height: 8_200,
+                    frames: [10, 1, 2, 9],
+                    refused_flows: 3,
+                    ..ConsensusGauges::default()
+                }),
             },
             ..NodeGauges::default()
         };
@@ -310,6 +390,10 @@ mod tests {
             "stoq_node_rotation_events_total{event=\"activated\"} 3",
             "stoq_node_rotation_events_total{event=\"failed\"} 0",
             "stoq_node_rotation_connections 4",
+            "stoq_consensus_agreeing 1",
+            "stoq_consensus_height 8200",
+            "stoq_consensus_frames_total{outcome=\"unreachable\"} 2",
+            "stoq_consensus_flows_refused_total 3",
             "stoq_node_deny_list_recent_until_timestamp_seconds 1700000900",
             "stoq_node_deny_list_too_old 1",
             "stoq_node_deny_list_fail_closed 0",

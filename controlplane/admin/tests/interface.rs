@@ -113,6 +113,18 @@ async fn every_operation_answers_in_its_own_envelope() {
             ("crl", "show") => r#"{"shard":0}"#,
             ("backup", "create") => r#"{"directory":"/b"}"#,
             ("drain", "run") => r#"{"timeout_seconds":1}"#,
+            ("consensus", "unblock") => r#"{"key":"cd"}"#,
+            ("consensus", "evidence-export") => r#"{"id":"ab"}"#,
+            ("consensus", "submit") => r#"{"operation":"00"}"#,
+            ("consensus", "change-vote") => r#"{"vote":{"change":"remove","key":"cd"}}"#,
+            ("consensus", "stake-give") => r#"{"to_key":"cd","amount":5}"#,
+            ("asset", "register") => r#"{"kind":"cpu","name":"main"}"#,
+            ("asset", "show") => r#"{"asset":"cpu-abc"}"#,
+            ("asset", "operate") => r#"{"action":"retire","asset":"cpu-abc"}"#,
+            ("asset", "transfer") => r#"{"asset":"cpu-abc","to":"ef"}"#,
+            ("asset", "release") => r#"{"allocation":"0d"}"#,
+            ("asset", "certificate") => r#"{"asset":"cpu-abc","request_pem":""}"#,
+            ("asset", "receipt-show") => r#"{"height":8201,"index":3}"#,
             _ => "",
         };
         let path = format!("/v1/{noun}/{verb}");

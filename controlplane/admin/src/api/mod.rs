@@ -2,12 +2,14 @@
 //! [`Backend`] that `stoqd` implements. One table declares them all, so that server, client and trait
 //! cannot differ. Not HTTP: the server and the client carry these types.
 
+mod asset;
 mod audit;
 mod backup;
 mod ca;
 mod ca_key;
 mod certificate;
 mod config;
+mod consensus;
 mod copy;
 mod doctor;
 mod measure;
@@ -32,6 +34,11 @@ use stoq_interface::WorkerCounters;
 
 use crate::{ApiError, Caller, ControlGauges};
 
+pub use asset::{
+    ASSET_LIMIT_DEFAULT, ASSET_LIMIT_MAX, Allocation, Asset, AssetAction, AssetCertificate,
+    AssetCertified, AssetDone, AssetKind, AssetList, AssetListed, AssetOperate, AssetReceipt,
+    AssetReceiptShown, AssetRegister, AssetRelease, AssetShow, AssetShown, AssetTransfer,
+};
 pub use audit::{
     AUDIT_LIMIT_DEFAULT, AUDIT_LIMIT_MAX, AuditRecord, AuditTail, AuditTailed, AuditVerified,
     AuditVerify,
@@ -55,6 +62,15 @@ pub use certificate::{
 pub use config::{
     ConfigChange, ConfigDiff, ConfigDiffed, ConfigExplain, ConfigExplained, ConfigReload,
     ConfigReloaded, ConfigShow, ConfigShown, LogLevel, LogLevelGet, LogLevelSet, LogLevelWasSet,
+};
+pub use consensus::{
+    AgreementBlock, AgreementValidator, BLOCKS_LIMIT_DEFAULT, BLOCKS_LIMIT_MAX, Carried,
+    ConsensusBlocks, ConsensusBlocksListed, ConsensusChanges, ConsensusChangesListed,
+    ConsensusEvidence, ConsensusEvidenceExport, ConsensusEvidenceExported, ConsensusEvidenceListed,
+    ConsensusGenesis, ConsensusGenesisShown, ConsensusGive, ConsensusGround, ConsensusGroundShown,
+    ConsensusStatus, ConsensusStatusShown, ConsensusSubmit, ConsensusSubmitted, ConsensusUnblock,
+    ConsensusUnblocked, ConsensusValidators, ConsensusValidatorsListed, ConsensusVote,
+    ConsensusVoted, EvidenceCase, ValidatorChange, WaitingChange,
 };
 pub use copy::{CopyDone, CopyEnd, CopyEvent, CopyOptions, CopyProgress, CopyRun, ProgressSink};
 pub use doctor::{Check, Diagnosis, DoctorRun, Health};
@@ -347,6 +363,52 @@ operations! {
     certificate_show(CertificateShow) -> CertificateShown = "certificate" "show";
     /// Revokes certificates, durably and for good
     certificate_revoke(CertificateRevoke) -> CertificateRevoked = "certificate" "revoke";
+    /// How the validators' agreement stands
+    consensus_status(ConsensusStatus) -> ConsensusStatusShown = "consensus" "status";
+    /// The validators of the epoch
+    consensus_validators(ConsensusValidators) -> ConsensusValidatorsListed
+        = "consensus" "validators";
+    /// Listens to a validator again that was not listened to any more
+    consensus_unblock(ConsensusUnblock) -> ConsensusUnblocked = "consensus" "unblock";
+    /// What shows that validators broke the protocol
+    consensus_evidence(ConsensusEvidence) -> ConsensusEvidenceListed = "consensus" "evidence";
+    /// One piece of evidence, to be judged elsewhere
+    consensus_evidence_export(ConsensusEvidenceExport) -> ConsensusEvidenceExported
+        = "consensus" "evidence-export";
+    /// Final blocks
+    consensus_blocks(ConsensusBlocks) -> ConsensusBlocksListed = "consensus" "blocks";
+    /// What proofs of a requester are made from
+    consensus_ground(ConsensusGround) -> ConsensusGroundShown = "consensus" "ground";
+    /// Hands in an operation that was made elsewhere and waits until it is final
+    consensus_submit(ConsensusSubmit) -> ConsensusSubmitted
+        = "consensus" "submit", patience |_| PATIENCE_LONG;
+    /// Votes for a change of the validators
+    consensus_vote(ConsensusVote) -> ConsensusVoted
+        = "consensus" "change-vote", patience |_| PATIENCE_LONG;
+    /// Changes that wait
+    consensus_changes(ConsensusChanges) -> ConsensusChangesListed = "consensus" "change-list";
+    /// Gives of this node's stake
+    consensus_give(ConsensusGive) -> ConsensusSubmitted
+        = "consensus" "stake-give", patience |_| PATIENCE_LONG;
+    /// What the network began with
+    consensus_genesis(ConsensusGenesis) -> ConsensusGenesisShown = "consensus" "genesis-export";
+    /// Has the validators register an asset of this node
+    asset_register(AssetRegister) -> AssetDone = "asset" "register", patience |_| PATIENCE_LONG;
+    /// Registered assets
+    asset_list(AssetList) -> AssetListed = "asset" "list";
+    /// One asset and what is allocated of it
+    asset_show(AssetShow) -> AssetShown = "asset" "show";
+    /// Has the validators agree to a use of an asset
+    asset_operate(AssetOperate) -> AssetDone = "asset" "operate", patience |_| PATIENCE_LONG;
+    /// Gives an asset to another owner
+    asset_transfer(AssetTransfer) -> AssetDone = "asset" "transfer", patience |_| PATIENCE_LONG;
+    /// Gives back what was allocated
+    asset_release(AssetRelease) -> AssetDone = "asset" "release", patience |_| PATIENCE_LONG;
+    /// Has an asset of this node certified, by agreement of the validators
+    asset_certificate(AssetCertificate) -> AssetCertified
+        = "asset" "certificate", patience |_| PATIENCE_LONG;
+    /// The receipt of a final operation
+    asset_receipt(AssetReceipt) -> AssetReceiptShown = "asset" "receipt-show";
     /// Makes a one-time join token for a named node
     token_create(TokenCreate) -> TokenCreated = "token" "create";
     /// Tokens that wait for use

@@ -272,6 +272,39 @@ impl Served {
     }
 }
 
+fn asset_done(effect: &str) -> AssetDone {
+    AssetDone {
+        operation: "0c".repeat(32),
+        height: 8_201,
+        index: 3,
+        time: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+        effects: vec![effect.into()],
+        asset: Some("cpu-abc".into()),
+        allocation: Some("0d".repeat(32)),
+        receipt: "00ff".into(),
+    }
+}
+
+fn asset() -> Asset {
+    Asset {
+        id: "cpu-abc".into(),
+        kind: "cpu".into(),
+        name: "main".into(),
+        node: "alpha".into(),
+        owner: "ef".repeat(32),
+        own: true,
+        capacity: 2_000,
+        unit: "thousandths of a logical processor".into(),
+        allocated: 500,
+        in_use: 500,
+        failed: 0,
+        state: "in use".into(),
+        shared: false,
+        certificate: None,
+        registered_height: 100,
+    }
+}
+
 impl Backend for Fake {
     fn called_by(self: &Arc<Self>, caller: Caller) -> Arc<Self> {
         self.callers.lock().unwrap().push(caller);
@@ -684,6 +717,241 @@ impl Backend for Fake {
             reason: request.reason,
             deny_list_epoch: Some(12),
         })
+    }
+
+    async fn consensus_status(
+        &self,
+        request: ConsensusStatus,
+    ) -> Result<ConsensusStatusShown, ApiError> {
+        self.ask(&request)?;
+        Ok(ConsensusStatusShown {
+            name: "mesh".into(),
+            network: "ab".repeat(32),
+            key: "cd".repeat(32),
+            requester: "ef".repeat(32),
+            stake: 1_000,
+            votes: true,
+            epoch: 2,
+            epoch_ends_at_height: 12_288,
+            view: 9,
+            height: 8_200,
+            block_time: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+            lowest_height: 1,
+            state_root: "01".repeat(32),
+            validators: 4,
+            quorum: 3,
+            faults: 1,
+            backlog: 5,
+            assets: 7,
+            issuance: "wait".into(),
+            problem: self.findings.lock().unwrap().first().cloned(),
+            halted: None,
+            frames: Carried { queued: 10, full: 1, unreachable: 2, received: 9, refused_flows: 0 },
+        })
+    }
+
+    async fn consensus_validators(
+        &self,
+        request: ConsensusValidators,
+    ) -> Result<ConsensusValidatorsListed, ApiError> {
+        self.ask(&request)?;
+        let validator = |node: &str, own, convicted| AgreementValidator {
+            node: node.into(),
+            key: "cd".repeat(32),
+            own,
+            silent_ms: 12,
+            missed_turns: 1,
+            turns: 20,
+            suspicion: (!own).then(|| "silent for 9 s".to_owned()),
+            blocked: None,
+            convicted,
+        };
+        let validators = vec![validator("alpha", true, false), validator("beta", false, true)];
+        Ok(ConsensusValidatorsListed { validators })
+    }
+
+    async fn consensus_unblock(
+        &self,
+        request: ConsensusUnblock,
+    ) -> Result<ConsensusUnblocked, ApiError> {
+        self.ask(&request)?;
+        Ok(ConsensusUnblocked { was_blocked: true })
+    }
+
+    async fn consensus_evidence(
+        &self,
+        request: ConsensusEvidence,
+    ) -> Result<ConsensusEvidenceListed, ApiError> {
+        self.ask(&request)?;
+        let case = EvidenceCase {
+            id: "0a".repeat(32),
+            validator: "cd".repeat(32),
+            offence: "equivocation".into(),
+            epoch: 2,
+            view: 7,
+            reason: "two proposals in one view".into(),
+            found_at: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+        };
+        Ok(ConsensusEvidenceListed { cases: vec![case] })
+    }
+
+    async fn consensus_evidence_export(
+        &self,
+        request: ConsensusEvidenceExport,
+    ) -> Result<ConsensusEvidenceExported, ApiError> {
+        self.ask(&request)?;
+        Ok(ConsensusEvidenceExported { id: request.id, file: "00ff".into() })
+    }
+
+    async fn consensus_blocks(
+        &self,
+        request: ConsensusBlocks,
+    ) -> Result<ConsensusBlocksListed, ApiError> {
+        self.ask(&request)?;
+        let block = AgreementBlock {
+            height: 8_200,
+            epoch: 2,
+            time: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+            block: "0b".repeat(32),
+            operations: vec!["0c".repeat(32)],
+            state_root: "01".repeat(32),
+            signatures: 3,
+        };
+        Ok(ConsensusBlocksListed { blocks: vec![block] })
+    }
+
+    async fn consensus_ground(
+        &self,
+        request: ConsensusGround,
+    ) -> Result<ConsensusGroundShown, ApiError> {
+        self.ask(&request)?;
+        Ok(ConsensusGroundShown { ground: "{}\n".into() })
+    }
+
+    async fn consensus_submit(
+        &self,
+        request: ConsensusSubmit,
+    ) -> Result<ConsensusSubmitted, ApiError> {
+        self.ask(&request)?;
+        Ok(ConsensusSubmitted {
+            operation: "0c".repeat(32),
+            height: 8_201,
+            index: 0,
+            time: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+            effects: vec!["ticket-granted".into()],
+            receipt: "00ff".into(),
+        })
+    }
+
+    async fn consensus_vote(&self, request: ConsensusVote) -> Result<ConsensusVoted, ApiError> {
+        self.ask(&request)?;
+        Ok(ConsensusVoted {
+            operation: "0c".repeat(32),
+            height: 8_201,
+            votes: 2,
+            quorum: 3,
+            adopted: false,
+            epoch_ends_at_height: 12_288,
+            receipt: "00ff".into(),
+        })
+    }
+
+    async fn consensus_changes(
+        &self,
+        request: ConsensusChanges,
+    ) -> Result<ConsensusChangesListed, ApiError> {
+        self.ask(&request)?;
+        let admit = ValidatorChange::Admit { node: "epsilon".into(), key: "ab".repeat(32) };
+        let waiting = |change, adopted, voters: &[&str]| WaitingChange {
+            change,
+            adopted,
+            voters: voters.iter().map(|voter| (*voter).to_owned()).collect(),
+        };
+        Ok(ConsensusChangesListed {
+            changes: vec![
+                waiting(ValidatorChange::Remove { key: "cd".repeat(32) }, true, &[]),
+                waiting(admit, false, &["cdcd"]),
+            ],
+            quorum: 3,
+            epoch_ends_at_height: 12_288,
+        })
+    }
+
+    async fn consensus_give(&self, request: ConsensusGive) -> Result<ConsensusSubmitted, ApiError> {
+        self.ask(&request)?;
+        Ok(ConsensusSubmitted {
+            operation: "0c".repeat(32),
+            height: 8_201,
+            index: 0,
+            time: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+            effects: vec!["stake-given".into()],
+            receipt: "00ff".into(),
+        })
+    }
+
+    async fn consensus_genesis(
+        &self,
+        request: ConsensusGenesis,
+    ) -> Result<ConsensusGenesisShown, ApiError> {
+        self.ask(&request)?;
+        Ok(ConsensusGenesisShown { network: "ab".repeat(32), genesis: "{}\n".into() })
+    }
+
+    async fn asset_register(&self, request: AssetRegister) -> Result<AssetDone, ApiError> {
+        self.ask(&request)?;
+        Ok(asset_done("registered"))
+    }
+
+    async fn asset_list(&self, request: AssetList) -> Result<AssetListed, ApiError> {
+        self.ask(&request)?;
+        Ok(AssetListed { assets: vec![asset()], total: 2, height: 8_200 })
+    }
+
+    async fn asset_show(&self, request: AssetShow) -> Result<AssetShown, ApiError> {
+        self.ask(&request)?;
+        let allocation = Allocation {
+            id: "0d".repeat(32),
+            holder: "ef".repeat(32),
+            quantity: 500,
+            state: "in use".into(),
+            since_height: 8_190,
+        };
+        Ok(AssetShown { asset: asset(), allocations: vec![allocation], height: 8_200 })
+    }
+
+    async fn asset_operate(&self, request: AssetOperate) -> Result<AssetDone, ApiError> {
+        self.ask(&request)?;
+        Ok(asset_done("allocated"))
+    }
+
+    async fn asset_transfer(&self, request: AssetTransfer) -> Result<AssetDone, ApiError> {
+        self.ask(&request)?;
+        Ok(asset_done("transferred"))
+    }
+
+    async fn asset_release(&self, request: AssetRelease) -> Result<AssetDone, ApiError> {
+        self.ask(&request)?;
+        Ok(asset_done("released"))
+    }
+
+    async fn asset_certificate(
+        &self,
+        request: AssetCertificate,
+    ) -> Result<AssetCertified, ApiError> {
+        self.ask(&request)?;
+        Ok(AssetCertified {
+            serial: "0123".into(),
+            not_before: UNIX_EPOCH,
+            not_after: UNIX_EPOCH + Duration::from_secs(86_400),
+            chain_pem: "-----BEGIN CERTIFICATE-----\n".into(),
+            root_pem: "-----BEGIN CERTIFICATE-----\n".into(),
+            receipt: "00ff".into(),
+        })
+    }
+
+    async fn asset_receipt(&self, request: AssetReceipt) -> Result<AssetReceiptShown, ApiError> {
+        self.ask(&request)?;
+        Ok(AssetReceiptShown { receipt: "00ff".into() })
     }
 
     async fn token_create(&self, request: TokenCreate) -> Result<TokenCreated, ApiError> {
