@@ -7,9 +7,9 @@ use clap::{Args, Parser, Subcommand};
 use stoq_admin::ApiError;
 
 use crate::commands::{
-    audit, backup, ca, certificate, completion, config, connection, copy, crl, doctor, drain,
-    listener, log, measure, node, root, service, session, signer, status, token, version, wait,
-    worker,
+    asset, audit, backup, ca, certificate, completion, config, connection, consensus, copy, crl,
+    doctor, drain, listener, log, measure, node, proof, root, service, session, signer, status,
+    token, version, wait, worker,
 };
 use crate::context::Context;
 use crate::render::Report;
@@ -91,6 +91,15 @@ pub(crate) enum Command {
     /// Certificates: the inventory, issuing, revoking, judging
     #[command(subcommand)]
     Certificate(certificate::Certificate),
+    /// The agreement of the validators: its keys and beginning, how it stands, evidence and blocks
+    #[command(subcommand)]
+    Consensus(consensus::Consensus),
+    /// Assets and what the validators agreed on about them
+    #[command(subcommand)]
+    Asset(asset::Asset),
+    /// The four proofs of an operation; works without stoqd
+    #[command(subcommand)]
+    Proof(proof::Proof),
     /// Join tokens
     #[command(subcommand)]
     Token(token::Token),
@@ -137,6 +146,9 @@ macro_rules! each {
             Command::Root($noun) => $body,
             Command::Ca($noun) => $body,
             Command::Certificate($noun) => $body,
+            Command::Consensus($noun) => $body,
+            Command::Asset($noun) => $body,
+            Command::Proof($noun) => $body,
             Command::Token($noun) => $body,
             Command::Config($noun) => $body,
             Command::Log($noun) => $body,

@@ -11,17 +11,22 @@ pub(crate) const SMALL_FILE_BYTES: u64 = 256 << 10;
 
 /// The content of a file; `-` is the standard input
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, ApiError> {
+    read_up_to(path, SMALL_FILE_BYTES)
+}
+
+/// The same with a limit of its own
+pub(crate) fn read_up_to(path: &Path, limit_bytes: u64) -> Result<Vec<u8>, ApiError> {
     let mut content = Vec::new();
     let read = if path.as_os_str() == "-" {
-        io::stdin().lock().take(SMALL_FILE_BYTES + 1).read_to_end(&mut content)
+        io::stdin().lock().take(limit_bytes + 1).read_to_end(&mut content)
     } else {
-        File::open(path).and_then(|file| file.take(SMALL_FILE_BYTES + 1).read_to_end(&mut content))
+        File::open(path).and_then(|file| file.take(limit_bytes + 1).read_to_end(&mut content))
     };
     read.map_err(|error| failed("read", path, &error))?;
-    if content.len() as u64 > SMALL_FILE_BYTES {
+    if content.len() as u64 > limit_bytes {
         return Err(ApiError::usage(
             "file-too-large",
-            format!("{} has more than {SMALL_FILE_BYTES} bytes", path.display()),
+            format!("{} has more than {limit_bytes} bytes", path.display()),
             "name a file of the kind that the command takes",
         ));
     }

@@ -11,8 +11,10 @@ use crate::command_line::Flags;
 use crate::human::printable;
 
 mod progress;
+mod stages;
 
 pub(crate) use progress::Progress;
+pub(crate) use stages::{Stage, Stages};
 
 /// What a cell means; shown as colour on a terminal
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -180,6 +182,19 @@ impl Output {
             Progress::bar()
         } else {
             Progress::lines()
+        }
+    }
+
+    /// Shows at which stage something long is
+    pub(crate) fn stages(&self, schema: &str) -> Stages {
+        if self.json {
+            Stages::json_lines(schema)
+        } else if self.quiet {
+            Stages::silent()
+        } else if io::stderr().is_terminal() {
+            Stages::bar()
+        } else {
+            Stages::lines()
         }
     }
 

@@ -123,6 +123,10 @@ const LOCAL: &[&str] = &[
     "config schema",
     "config explain",
     "completion",
+    "consensus key",
+    "consensus genesis make",
+    "consensus genesis show",
+    "proof plot",
 ];
 
 fn is_local(name: &str) -> bool {
@@ -182,6 +186,42 @@ const COMMANDS: &[(&str, &str, &str)] = &[
     ("certificate revoke", "0badcafe --reason key-compromise", "certificate.revoke"),
     ("certificate verify", "FIXTURE/chain.pem --root FIXTURE/root.pem", "certificate.verify"),
     ("certificate pin", "FIXTURE/chain.pem", "certificate.pin"),
+    ("consensus key make", "{}/own.key", "consensus.key-make"),
+    ("consensus key show", "{}/own.key", "consensus.key-show"),
+    (
+        "consensus genesis make",
+        "--network mesh --validator alpha=VALIDATOR --policy test --out {}/genesis.json",
+        "consensus.genesis-make",
+    ),
+    ("consensus genesis show", "{}/genesis.json", "consensus.genesis-show"),
+    ("proof plot", "--genesis {}/genesis.json --key {}/own.key {}/own.plot", "proof.plot"),
+    ("consensus status", "", "consensus.status"),
+    ("consensus validators", "", "consensus.validators"),
+    ("consensus blocks", "--limit 5", "consensus.blocks"),
+    ("consensus evidence list", "", "consensus.evidence"),
+    ("consensus evidence export", "0a0a --out {}/evidence", "consensus.evidence-export"),
+    ("consensus genesis export", "", "consensus.genesis-export"),
+    ("consensus ground", "", "consensus.ground"),
+    ("consensus submit", "FIXTURE/root.pem", "consensus.submit"),
+    ("consensus unblock", "cdcd", "consensus.unblock"),
+    ("consensus change admit", "epsilon=abab", "consensus.change-vote"),
+    ("consensus change remove", "cdcd", "consensus.change-vote"),
+    ("consensus change replace", "cdcd efef", "consensus.change-vote"),
+    ("consensus change list", "", "consensus.change-list"),
+    ("consensus stake give", "cdcd 10", "consensus.stake-give"),
+    ("asset register", "container boxes --capacity 3", "asset.register"),
+    ("asset list", "", "asset.list"),
+    ("asset show", "cpu-abc", "asset.show"),
+    ("asset operate allocate", "cpu-abc --quantity 500", "asset.operate"),
+    ("asset operate use", "0d0d", "asset.operate"),
+    ("asset operate fail", "0d0d", "asset.operate"),
+    ("asset operate restore", "cpu-abc", "asset.operate"),
+    ("asset operate retire", "cpu-abc", "asset.operate"),
+    ("asset operate end-certificate", "cpu-abc", "asset.operate"),
+    ("asset transfer", "cpu-abc --to efef", "asset.transfer"),
+    ("asset release", "0d0d --receipt {}/release.receipt", "asset.release"),
+    ("asset certificate", "cpu-abc --csr FIXTURE/request.pem", "asset.certificate"),
+    ("asset receipt show", "--height 8201 --index 3 --out {}/shown.receipt", "asset.receipt-show"),
     ("token create", "beta --lifetime 10m", "token.create"),
     ("token list", "", "token.list"),
     ("token revoke", "4f9c", "token.revoke"),
@@ -227,16 +267,24 @@ const COMMANDS: &[(&str, &str, &str)] = &[
     ("version", "", "version.show"),
 ];
 
-/// The arguments of a command, with the fingerprint of the root that an earlier one made
+/// Commands that judge or make what only a network can have agreed on: appliance/tests runs them beside one
+const BESIDE_A_NETWORK: &[&str] =
+    &["asset receipt verify", "consensus evidence verify", "proof make", "proof verify"];
+
+/// The arguments of a command, with what an earlier one made: the fingerprint of the root, the key of the validator
 fn arguments(house: &House, name: &str, rest: &str) -> String {
-    let rest = match rest.contains("ROOT") {
-        true => {
-            let shown = house.run("root fingerprint --directory {}/root --json").expect(0).json();
-            rest.replace("ROOT", shown[0]["fingerprint"].as_str().unwrap())
+    let made = [
+        ("ROOT", "root fingerprint --directory {}/root --json", "fingerprint"),
+        ("VALIDATOR", "consensus key show {}/own.key --json", "public_key"),
+    ];
+    let mut line = format!("{name} {rest}");
+    for (word, asked, field) in made {
+        if line.contains(word) {
+            let shown = house.run(asked).expect(0).json();
+            line = line.replace(word, shown[0][field].as_str().unwrap());
         }
-        false => rest.to_owned(),
-    };
-    format!("{name} {rest}")
+    }
+    line
 }
 
 fn leaves(command: &clap::Command, name: &str, found: &mut BTreeSet<String>) {
@@ -253,7 +301,8 @@ fn leaves(command: &clap::Command, name: &str, found: &mut BTreeSet<String>) {
 fn the_table_of_this_test_names_every_command() {
     let mut found = BTreeSet::new();
     leaves(&stoqctl::command(), "", &mut found);
-    let listed: BTreeSet<_> = COMMANDS.iter().map(|(name, ..)| (*name).to_owned()).collect();
+    let listed = COMMANDS.iter().map(|(name, ..)| *name).chain(BESIDE_A_NETWORK.iter().copied());
+    let listed: BTreeSet<_> = listed.map(str::to_owned).collect();
     assert_eq!(found, listed);
 }
 
@@ -761,7 +810,9 @@ fn an_order_is_signed_where_it_is_given_and_the_key_stays_there() {
         house.run(&format!("root init --directory {{}}/{name} --offline")).expect(0);
     }
     let by = "--at alpha --operator {}/ana/root.pem --operator-key";
-    let line = format!("certificate revoke --name gamma {by} {{}}/ana/root.key --json");
+    let line = format!(
+        "certificate revoke --name gamma --reason superseded {by} {{}}/ana/root.key --json"
+    );
     let revoked = house.run(&line).expect(0).json();
     assert_eq!(revoked[0]["schema"], "stoqctl.certificate.revoke-at/1");
     assert_eq!(revoked[0]["deny_list_epoch"], 5);
@@ -779,7 +830,9 @@ fn an_order_is_signed_where_it_is_given_and_the_key_stays_there() {
     let request = wire::RevokeRequest::decode(order.request.as_slice()).unwrap();
     assert_eq!((&*request.subject, request.with_key), ("gamma", false));
     // The key of somebody else makes no order.
-    let line = format!("certificate revoke --name gamma {by} {{}}/ben/root.key --json");
+    let line = format!(
+        "certificate revoke --name gamma --reason superseded {by} {{}}/ben/root.key --json"
+    );
     let refused = house.run(&line).expect(2).json();
     assert_eq!(refused[0]["error"]["code"], "bad-operator");
     assert_eq!(house.fake.last().0, "node.show");

@@ -18,7 +18,7 @@ use stoq_trustchain::ca::keys::{IssuingKeys, KEY_SPREAD, KeyError};
 use stoq_trustchain::ca::replay::{Replay, ReplayError};
 use stoq_trustchain::ca::revoke::{AdoptAtStart, RevocationSettings, Revocations, StartError};
 use stoq_trustchain::ca::{
-    Activation, Ca, CaError, CaSettings, Credential, IssueRequest, Mode, Parts, Refusal,
+    Activation, Ca, CaError, CaSettings, Consensus, Credential, IssueRequest, Mode, Parts, Refusal,
     Registration,
 };
 use stoq_trustchain::calls::{Asker, CallDesk, CallParts, CallPolicy, Operators, PREFIX};
@@ -92,6 +92,8 @@ pub struct Opening<'a> {
     pub clock: NodeClock,
     /// The authorities this node knows
     pub known: Arc<KnownAuthorities>,
+    /// Whether certificates need the validators' agreement
+    pub consensus: Consensus,
 }
 
 /// An authority that runs
@@ -113,12 +115,14 @@ impl Running {
     /// Opens the authority, and makes its journal and log where there are none. Blocks; call it where a runtime
     /// is.
     pub fn open(opening: Opening<'_>) -> Result<Self, AuthorityProblem> {
-        let Opening { own, journal, state, config, https, production, clock, known } = opening;
+        let Opening { own, journal, state, config, https, production, clock, known, consensus } =
+            opening;
         let instance = own.subject().node().clone();
         let base = base_uri(&instance, https);
         let settings = CaSettings {
             mode: if production { Mode::Production } else { Mode::default() },
             clock: Arc::new(move || clock.now()),
+            consensus,
             ..CaSettings::new(own.home.join("ca"), instance, base)
         };
         let ca_directory = settings.directory.clone();

@@ -12,6 +12,7 @@ use stoq_trustchain::calls::{CallProblem, Client, OTHER_CERTIFICATE, wire};
 use stoq_trustchain::enrollment::{AuthorityAt, EnrollError, renew_with_enrolled_key};
 use stoq_trustchain::rotation::{Failure, RenewalWindow, RequestKind};
 
+use crate::agreement::{Later, agreement_to};
 use crate::authority::https_of;
 use crate::clock::NodeClock;
 use crate::peers::{Peers, ReachError};
@@ -83,12 +84,19 @@ pub struct RemoteCertifier {
     peers: Arc<Peers>,
     clock: NodeClock,
     stoq_address: SocketAddrV6,
+    /// Where the validators' agreement comes from, where this node takes part
+    agreement: Later,
 }
 
 impl RemoteCertifier {
     /// Asks over sessions of `peers`; `stoq_address` is where this node listens
-    pub fn new(peers: Arc<Peers>, clock: NodeClock, stoq_address: SocketAddrV6) -> Self {
-        Self { peers, clock, stoq_address }
+    pub fn new(
+        peers: Arc<Peers>,
+        clock: NodeClock,
+        stoq_address: SocketAddrV6,
+        agreement: Later,
+    ) -> Self {
+        Self { peers, clock, stoq_address, agreement }
     }
 }
 
@@ -133,12 +141,19 @@ async fn re_enrol(
 impl Certifier for RemoteCertifier {
     fn certify(&self, ask: Ask) -> Answering<Certified> {
         let (peers, clock, stoq_address) = (Arc::clone(&self.peers), self.clock, self.stoq_address);
+        let agreement = Arc::clone(&self.agreement);
         Box::pin(async move {
             if ask.kind == RequestKind::ReEnrol {
                 return re_enrol(ask, clock, stoq_address).await;
             }
             let client = client(&peers, &ask.authority).await?;
+            // An authority that demands the agreement says so where it is missing.
+            let agreed = agreement_to(&agreement, &ask.csr_der).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "the validators' agreement to a renewal cannot be had");
+                None
+            });
             let request = wire::CertifyRequest {
+                consensus_proof: agreed.unwrap_or_default(),
                 csr: ask.csr_der,
                 current_certificate: ask.current.unwrap_or_default(),
                 successor: true,

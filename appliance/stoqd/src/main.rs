@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod agreement;
 mod authorities;
 mod authority;
 mod backend;
@@ -157,9 +158,7 @@ async fn serve_until_told(
     if clock.wall() != stoq_interface::WallClock::Host {
         tracing::warn!("a test's clock runs here: certificates are not judged by the host's");
     }
-    if let Some(running) = &node.authority {
-        node.endpoint.serve_calls(running.answer());
-    }
+    serve_calls(&node);
     start_https(&node, &mut tasks, stopping()).await?;
     authorities::recall(&node).await;
     tasks.spawn(logs_until(Arc::clone(&node), stopping()));
@@ -167,6 +166,7 @@ async fn serve_until_told(
     tasks.spawn(rotation_until(Arc::clone(&node), stopping()));
     tasks.spawn(revocations_until(Arc::clone(&node), stopping()));
     tasks.spawn(authorities_until(Arc::clone(&node), stopping()));
+    tasks.spawn(agreement_until(Arc::clone(&node), stopping()));
     node.restore().await.map_err(|error| error.to_string())?;
     tasks.spawn(transfers_until(Arc::clone(&node), stopping()));
     tasks.spawn(measurements_until(Arc::clone(&node), stopping()));
@@ -193,11 +193,42 @@ async fn serve_until_told(
     // The receivers are the tasks: if all have ended, nobody needs to be told.
     let _ = stop.send(true);
     while tasks.join_next().await.is_some() {}
+    if let Some(agreement) = node.agreement.get().cloned()
+        && let Err(error) = tokio::task::spawn_blocking(move || agreement.stop()).await
+    {
+        tracing::error!(%error, "the validator was not waited for");
+    }
     node.endpoint.stop();
     if let Some(running) = &node.authority {
         running.close().await;
     }
     outcome
+}
+
+/// Answers calls by who has the answer: the authority, or this node's part in HyperMesh
+fn serve_calls(node: &Arc<Node>) {
+    let authority = node.authority.as_ref().map(authority::Running::answer);
+    let clients = node.config.load().hypermesh.clients.clone();
+    let desk = node.agreement.get().map(|one| agreement::Desk::new(Arc::clone(one), clients));
+    if authority.is_none() && desk.is_none() {
+        return;
+    }
+    let runtime = tokio::runtime::Handle::current();
+    node.endpoint.serve_calls(move |call| {
+        let for_agreement = call.method().starts_with(stoq_hypermesh::calls::PREFIX);
+        match (&desk, &authority) {
+            (Some(desk), _) if for_agreement => {
+                let _runtime = runtime.enter();
+                desk.take(call);
+            }
+            (_, Some(authority)) => authority(call),
+            _ => {
+                if !call.refuse(stoq::CallStatus::Unknown, bytes::Bytes::new()) {
+                    tracing::warn!("a worker takes no more answers to calls");
+                }
+            }
+        }
+    });
 }
 
 /// Serves enrolment, EST and the authority's public files, where the configuration says so
@@ -251,6 +282,13 @@ async fn issuing_keys_until(node: Arc<Node>, stopping: impl Future<Output = ()>)
 async fn rotation_until(node: Arc<Node>, stopping: impl Future<Output = ()>) {
     tokio::select! {
         () = rotation::drive(node) => {}
+        () = stopping => {}
+    }
+}
+
+async fn agreement_until(node: Arc<Node>, stopping: impl Future<Output = ()>) {
+    tokio::select! {
+        () = agreement::drive(node) => {}
         () = stopping => {}
     }
 }

@@ -17,6 +17,7 @@ use stoq_admin::api::{PeerSource, ServiceOrigin};
 use stoq_config::{Config, Cores, IoChoice, Placement, Role, Target};
 use stoq_interface::{Denied, Freshness, LogKey, Transparency};
 use stoq_memory::host_topology;
+use stoq_trustchain::ca::Consensus;
 use stoq_trustchain::key_slots::KeySlots;
 use stoq_trustchain::mesh::{AuthorityStatement, KnownAuthorities};
 use stoq_trustchain::revocation::{KeyId, ListSigner};
@@ -24,6 +25,7 @@ use stoq_trustchain::{EnrolledNode, Fingerprint, NodeIdentity};
 use stoq_udp::SocketError;
 use tokio::sync::watch;
 
+use crate::agreement::{Agreement, AgreementError, Home, HomeError, Judge, Later};
 use crate::authority::{AuthorityProblem, Opening, OwnCertifier, Running, certify_first};
 use crate::certifier::{Certifier, RemoteCertifier};
 use crate::clock::NodeClock;
@@ -73,6 +75,12 @@ pub enum NodeError {
     /// What an operator changed earlier
     #[error(transparent)]
     State(#[from] StateError),
+    /// This node's part in HyperMesh
+    #[error("hypermesh: {0}")]
+    Agreement(#[from] AgreementError),
+    /// Its files
+    #[error("hypermesh: {0}")]
+    Home(#[from] HomeError),
     /// The workers
     #[error(transparent)]
     Start(#[from] StartError),
@@ -141,6 +149,8 @@ pub struct Node {
     pub clock: NodeClock,
     /// The node's own authority, where it had one when it started
     pub authority: Option<Running>,
+    /// This node's part in HyperMesh, where it has one
+    pub agreement: Later,
     /// The authorities this node knows, the one behind its certificate among them
     pub known: Arc<KnownAuthorities>,
     /// The way to the driver of rotation
@@ -197,6 +207,17 @@ impl Node {
             identity::open(directory, &placement.node, listen, signer, production, now)?
         };
         let state = State::open(directory.join("operator.json"))?;
+        let home = Home::open(&config, directory, &placement.node, production, now)?;
+        let agreement = Later::default();
+        let consensus = match &home {
+            Some(home) => {
+                let genesis = Arc::clone(&home.genesis);
+                let (name, later) = (placement.node.clone(), Arc::clone(&agreement));
+                let judge = Judge::new(genesis, name, home.issuance, later);
+                Consensus::Required(Arc::new(judge))
+            }
+            None => Consensus::NotRequired,
+        };
         let roots = Roots::new(config.copy.roots.clone())?;
         let serves = config.node.roles.contains(&Role::Trustchain);
         let https = config.listen.enrollment.filter(|_| serves);
@@ -214,6 +235,7 @@ impl Node {
                     production,
                     clock,
                     known,
+                    consensus,
                 })?)
             }
             Source::Joined => None,
@@ -254,7 +276,7 @@ impl Node {
             tracing::error!(problem, "no session is possible until this node has a certificate");
         }
         let peers = Arc::new(Peers::new(endpoint.clone()));
-        Ok(Arc::new(Self {
+        let node = Arc::new(Self {
             services: Services::new(endpoint.clone(), Arc::clone(&peers)),
             measurements: Measurements::default(),
             endpoint,
@@ -267,6 +289,7 @@ impl Node {
             started_at: SystemTime::now(),
             clock,
             authority,
+            agreement,
             known,
             rotation: Arc::default(),
             enrollment: Mutex::new(None),
@@ -283,7 +306,19 @@ impl Node {
             draining: AtomicBool::new(false),
             changing: tokio::sync::Mutex::new(()),
             _state_lock: state_lock,
-        }))
+        });
+        if let Some(home) = home {
+            let running = Agreement::start(home, node.name())?;
+            tracing::info!(
+                network = running.genesis.name().as_str(),
+                key = %running.key.validator(),
+                height = running.view.registry().last_height(),
+                "hypermesh"
+            );
+            // It was made above, and nobody else sets it.
+            let _ = node.agreement.set(running);
+        }
+        Ok(node)
     }
 
     /// This node's name, as its certificate says
@@ -477,7 +512,8 @@ impl Node {
         }
         let names = self.authorities().iter().map(ToString::to_string).collect();
         let (peers, address) = (Arc::clone(&self.peers), self.endpoint.local_address());
-        (Arc::new(RemoteCertifier::new(peers, self.clock, address)), names)
+        let agreement = Arc::clone(&self.agreement);
+        (Arc::new(RemoteCertifier::new(peers, self.clock, address, agreement)), names)
     }
 
     /// The authorities on other nodes that renew this one's certificate, in the order in which they are asked
@@ -835,6 +871,12 @@ fn compose(
         && let Ok(copy) = ServiceName::new(stoq_config::COPY_SERVICE)
     {
         services.insert(copy, config.copy.allow.clone());
+    }
+    if config.hypermesh.enabled
+        && let Ok(name) = ServiceName::new(stoq_config::HYPERMESH_SERVICE)
+    {
+        // Whose frames count is decided by the key that each flow begins with.
+        services.insert(name, Allow::AnyEnrolled);
     }
     if config.transport().perf
         && let Ok(name) = ServiceName::new(measure::SERVICE)

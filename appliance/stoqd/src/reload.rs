@@ -25,6 +25,7 @@ pub fn merge(current: &Config, next: &Config) -> Config {
             issuing_pins: next.trust.issuing_pins.clone(),
             ..current.trust.clone()
         },
+        hypermesh: current.hypermesh.clone(),
         store: current.store.clone(),
         log: stoq_config::Log { format: current.log.format, filter: next.log.filter.clone() },
     }

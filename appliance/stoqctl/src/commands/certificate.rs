@@ -114,7 +114,7 @@ Examples:
 pub(crate) struct Revoke {
     #[command(flatten)]
     of: Which,
-    /// Why: unspecified, key-compromise, ca-compromise, affiliation-changed, superseded,
+    /// Why, which --at wants to be told: unspecified, key-compromise, ca-compromise, affiliation-changed, superseded,
     /// cessation-of-operation or privilege-withdrawn
     #[arg(long, default_value = "unspecified")]
     reason: RevocationReason,
@@ -359,6 +359,13 @@ async fn revoke_elsewhere(
         let octets: Option<Vec<u8>> = (0..text.len()).step_by(2).map(pair).collect();
         octets.ok_or_else(bad)
     };
+    if reason == RevocationReason::Unspecified {
+        return Err(ApiError::usage(
+            "no-reason",
+            "an authority elsewhere wants to know why",
+            "say it with --reason; `stoqctl certificate revoke --help` lists what there is",
+        ));
+    }
     let order = wire::RevokeRequest {
         serial: octets(of.serial)?,
         spki_sha256: octets(of.key)?,

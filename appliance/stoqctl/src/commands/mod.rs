@@ -1,5 +1,7 @@
 //! One file per noun: its arguments, the request they become, and the report its reply becomes.
 
+pub(crate) mod agreement;
+pub(crate) mod asset;
 pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod ca;
@@ -7,6 +9,7 @@ pub(crate) mod certificate;
 pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod connection;
+pub(crate) mod consensus;
 pub(crate) mod copy;
 pub(crate) mod crl;
 pub(crate) mod doctor;
@@ -17,6 +20,7 @@ pub(crate) mod measure;
 pub(crate) mod node;
 pub(crate) mod order;
 pub(crate) mod passphrases;
+pub(crate) mod proof;
 pub(crate) mod root;
 pub(crate) mod service;
 pub(crate) mod session;

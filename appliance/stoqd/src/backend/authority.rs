@@ -6,11 +6,12 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use stoq::NodeId;
 use stoq_admin::{ApiError, ExitCode};
 use stoq_trustchain::audit::{AuditEvent, AuditLog};
 use stoq_trustchain::ca::keys::IssuingKeys;
 use stoq_trustchain::ca::revoke::Revocations;
-use stoq_trustchain::ca::{Blame, Ca, Refusal};
+use stoq_trustchain::ca::{Blame, Ca, Refusal, Registration};
 use stoq_trustchain::signer::Signer;
 
 use super::Admin;
@@ -45,6 +46,19 @@ impl Desk {
     /// The transparency log's published files
     pub fn log_directory(&self) -> PathBuf {
         self.directory.join("log")
+    }
+
+    /// Makes an asset known to the authority as a node's, unless it is that already. Who owns it is the validators' to say:
+    /// without their receipt nothing is issued for it.
+    pub async fn register_asset(&self, asset: &str, node: &NodeId) -> Result<(), ApiError> {
+        let registration = Registration {
+            profile: "asset".to_owned(),
+            subject: asset.to_owned(),
+            owner: Some(node.clone()),
+            addresses: Vec::new(),
+            alternative_names: false,
+        };
+        self.ca.register(registration).await.map_err(|error| refused(&error))
     }
 
     /// Writes down what an operator did. It is done by then: an audit log that fails is said, and not hidden

@@ -8,13 +8,14 @@ use stoq_admin::api::{
     StatusShow, Totals, VersionShow, VersionShown, Worker, WorkerList, WorkerListed, WorkerShow,
     WorkerShown,
 };
-use stoq_admin::{ApiError, ControlGauges, DenyListGauges};
+use stoq_admin::{ApiError, ConsensusGauges, ControlGauges, DenyListGauges};
 use stoq_trustchain::NodeIdentity;
 use stoq_trustchain::rotation::Event;
 
 use super::Admin;
 use super::node::certificate;
 use super::service::shown_attachments;
+use crate::agreement::Agreement;
 use crate::identity;
 
 /// What an operator should know, each with a remedy
@@ -51,6 +52,10 @@ pub fn problems(admin: &Admin) -> Vec<Problem> {
             let message = format!("worker {} runs without io_uring: {reason}", worker.index);
             add("io-fallback", message, "allow io_uring: sysctl kernel.io_uring_disabled=0");
         }
+    }
+    if let Some(message) = admin.0.agreement.get().and_then(|agreement| agreement.problem()) {
+        let remedy = "`stoqctl consensus validators` shows who is missing";
+        add("no-agreement", message, remedy);
     }
     problems.extend(crate::pins::problem(&admin.0.config.load(), identities.identity.as_ref()));
     problems.extend(admin.0.list_age().and_then(|age| age.problem(now)));
@@ -102,6 +107,29 @@ pub fn control(admin: &Admin) -> ControlGauges {
         rotation_events: Event::LABELS.into_iter().map(|label| (label, count(label))).collect(),
         rotation_connections: rotation.connections,
         deny_list,
+        consensus: admin.0.agreement.get().map(|agreement| consensus(agreement)),
+    }
+}
+
+fn consensus(agreement: &Agreement) -> ConsensusGauges {
+    let registry = agreement.view.registry();
+    let counters = &agreement.links.counters;
+    let count =
+        |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
+    ConsensusGauges {
+        agreeing: agreement.problem().is_none(),
+        height: registry.last_height(),
+        epoch: registry.next_epoch(),
+        waiting: agreement.view.pending(),
+        assets: registry.assets_count(),
+        evidence: registry.evidence().count(),
+        frames: [
+            count(&counters.queued),
+            count(&counters.full),
+            count(&counters.unreachable),
+            count(&counters.received),
+        ],
+        refused_flows: count(&counters.refused),
     }
 }
 
