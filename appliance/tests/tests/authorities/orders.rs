@@ -55,6 +55,10 @@ fn an_operator_gives_orders_from_any_node_and_nobody_else_does() {
     assert_ne!(refused.code, 0, "{refused:?}");
     assert!(crate::scene::answers(&mut flow), "nobody was revoked");
 
+    let silent = ["certificate", "revoke", "--name", "gamma", "--json"];
+    let refused = beta.ctl(&[&silent[..], &ana.at(&alpha)].concat());
+    assert_eq!((refused.code, refused.error_code().as_str()), (2, "no-reason"), "{refused:?}");
+
     // Ana's orders are carried out: she registers, has issued, and revokes, and is never on alpha's host.
     let words = ["ca", "register", "service", "shop", "--json"];
     let registered = beta.ctl(&[&words[..], &ana.at(&alpha)].concat());
