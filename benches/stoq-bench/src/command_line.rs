@@ -43,6 +43,11 @@ pub enum Command {
     Soak(Box<soak::SoakArgs>),
     /// Measure the control plane: certificates a second, their latency, the log, revocation
     Control(crate::control::ControlArgs),
+    /// Measure the validators' agreement: operations a second, finality, proofs, receipts, culprits
+    Agree(crate::agree::AgreeArgs),
+    /// One validator of an agree run
+    #[command(hide = true)]
+    AgreeValidator(crate::agree::child::ValidatorArgs),
     /// The part of a control run whose keys are in SoftHSM
     #[command(hide = true)]
     ControlToken(crate::control::ControlTokenArgs),

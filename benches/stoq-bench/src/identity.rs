@@ -60,6 +60,18 @@ pub struct Bundle {
 /// # Errors
 /// Where BoringSSL cannot turn what was just made into PEM.
 pub fn make() -> Result<[Bundle; 2], IdentityError> {
+    let made = make_for(&[SINK.to_owned(), LOAD.to_owned()])?;
+    made.try_into().map_err(|_| IdentityError::Parse {
+        node: SINK.to_owned(),
+        cause: "two were asked for".to_owned(),
+    })
+}
+
+/// Fresh identities of these nodes under a fresh authority
+///
+/// # Errors
+/// As for [`make`].
+pub fn make_for(nodes: &[String]) -> Result<Vec<Bundle>, IdentityError> {
     let authority = Authority::new();
     let bundle = |node: &str| {
         let identity = authority.identity(node, VALIDITY);
@@ -79,7 +91,7 @@ pub fn make() -> Result<[Bundle; 2], IdentityError> {
             key_pem: text(key),
         })
     };
-    Ok([bundle(SINK)?, bundle(LOAD)?])
+    nodes.iter().map(|node| bundle(node)).collect()
 }
 
 impl Bundle {

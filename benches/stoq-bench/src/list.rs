@@ -48,11 +48,12 @@ impl Need {
 }
 
 /// What each subcommand needs; one that is not here has not said it
-const NEEDS: [(&str, Need); 17] = [
+const NEEDS: [(&str, Need); 18] = [
     ("ablate", Need::TwoProcessors),
     ("ceiling", Need::TwoProcessors),
     ("compare", Need::Records),
     ("control", Need::Nothing),
+    ("agree", Need::Nothing),
     ("fingerprint", Need::Nothing),
     ("handshake", Need::TwoProcessors),
     ("identity", Need::Nothing),

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod ablate;
+mod agree;
 mod allocator;
 mod bare;
 mod beside;
@@ -75,6 +76,8 @@ fn act(command: Command) -> Result<ExitCode, Failure> {
         Command::Scale(args) => return Ok(verdict(scale::run(&args)?.is_sound())),
         Command::Soak(args) => return Ok(verdict(soak::run(&args)?.is_sound())),
         Command::Control(args) => return Ok(verdict(control::run(&args)?.is_sound())),
+        Command::Agree(args) => return Ok(verdict(agree::run(&args)?.is_sound())),
+        Command::AgreeValidator(args) => agree::child::run(&args)?,
         Command::ControlToken(args) => control::run_token(&args)?,
         Command::Ceiling(args) => measure(&args)?,
         Command::Compare(args) => compare::run(&args)?,

@@ -237,7 +237,7 @@ async fn measure(args: &PeersArgs) -> Result<(PeersRecord, Verdict), Failure> {
     let &[near, far] = args.cores.0.as_slice() else {
         return Err("--cores names two processors: the sender's and the receiver's".into());
     };
-    if let Some(payload) = args.payload.iter().find(|payload| !PAYLOADS.contains(payload)) {
+    if let Some(payload) = args.payload.iter().find(|payload| !PAYLOADS.contains(*payload)) {
         return Err(format!("--payload {payload}: {PAYLOADS:?} octets can be measured").into());
     }
     let directory = tempfile::Builder::new().prefix("stoq-bench-peers-").tempdir()?;
