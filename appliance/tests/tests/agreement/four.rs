@@ -8,17 +8,17 @@ use stoq_appliance_tests::{Node, Options, enrol, shared, stoqctl};
 
 use super::scene::{PATIENCE, agreeing, assets, register, request, status, text, until};
 
-const NAMES: [&str; 4] = ["alpha", "beta", "gamma", "delta"];
+pub const NAMES: [&str; 4] = ["alpha", "beta", "gamma", "delta"];
 
 /// Four validators of one network, which join before its first block
 fn four() -> Vec<Node> {
-    of_epochs("4096")
+    of_epochs(&NAMES, "4096")
 }
 
-/// The same with epochs of so many blocks
-pub fn of_epochs(epoch_blocks: &str) -> Vec<Node> {
+/// Validators of these names of one network with epochs of so many blocks
+pub fn of_epochs(names: &[&str], epoch_blocks: &str) -> Vec<Node> {
     let mut nodes: Vec<Node> =
-        NAMES.iter().map(|name| Node::prepare(name, &Options::default())).collect();
+        names.iter().map(|name| Node::prepare(name, &Options::default())).collect();
     let mut words: Vec<String> = ["consensus", "genesis", "make", "--network", "four"]
         .into_iter()
         .chain(["--epoch-blocks", epoch_blocks, "--policy", "test", "--out"])

@@ -1,9 +1,11 @@
 //! Who validates changes by vote, from one epoch to the next: one joins, one leaves, one goes on under another key, and
 //! nothing that was agreed on is lost by it.
 
+use std::path::Path;
+
 use stoq_appliance_tests::{Node, Options, enrol, shared};
 
-use super::four::{make_key, of_epochs, with_key};
+use super::four::{NAMES, make_key, of_epochs, with_key};
 use super::scene::{PATIENCE, agreeing, assets, register, status, text, until};
 
 /// The keys of the validators that a node lists, with their nodes
@@ -27,7 +29,7 @@ fn key_of(node: &Node, name: &str) -> String {
 #[test]
 fn validators_join_leave_and_change_keys_by_vote() {
     let _turn = shared();
-    let mut nodes = of_epochs("24");
+    let mut nodes = of_epochs(&NAMES, "24");
     let genesis = nodes[0].path("genesis.json").display().to_string();
     register(&nodes[0], "before", 1);
 
@@ -88,6 +90,54 @@ fn validators_join_leave_and_change_keys_by_vote() {
     }
     let evidence = nodes[0].ask(&["consensus", "evidence", "list"]);
     assert_eq!(evidence["cases"].as_array().map(Vec::len), Some(0), "{evidence}");
+}
+
+/// Copies a directory with everything below it
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (entry, to) = entry.map(|entry| (entry.path(), to.join(entry.file_name()))).unwrap();
+        if entry.is_dir() {
+            copy(&entry, &to);
+        } else {
+            std::fs::copy(&entry, &to).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_network_of_one_grows_by_a_node_that_begins_with_its_blocks() {
+    let _turn = shared();
+    let mut nodes = of_epochs(&["alpha"], "24");
+    let genesis = nodes[0].path("genesis.json").display().to_string();
+    register(&nodes[0], "before", 1);
+    let height = |node: &Node| status(node)["height"].as_u64().unwrap();
+    let copied = height(&nodes[0]);
+    nodes[0].kill();
+
+    // Nobody is reached, so what beta knows it has from the copy.
+    let mut beta = Node::prepare("beta", &Options::default());
+    let key = make_key(&beta, "validator.key");
+    let section = with_key(&nodes, &beta, &genesis, "wait", "validator.key");
+    beta.configure(&Options::with_sections(&section));
+    for part in ["blocks", "registry"] {
+        let [from, to] = [&nodes[0], &beta].map(|node| node.state().join("hypermesh").join(part));
+        copy(&from, &to);
+    }
+    beta.launch();
+    until("beta knows the blocks", PATIENCE, || height(&beta) >= copied);
+    assert_eq!(assets(&beta), ["before"]);
+
+    nodes[0].launch();
+    enrol(&nodes[0], &beta);
+    let admitted = nodes[0].ask(&["consensus", "change", "admit", &format!("beta={key}")]);
+    assert_eq!(admitted["adopted"], true, "{admitted}");
+    until("both validate", PATIENCE, || {
+        names(&nodes[0]) == ["alpha", "beta"] && status(&beta)["votes"] == true
+    });
+    assert_eq!(status(&beta)["quorum"], 2);
+    register(&nodes[0], "after", 1);
+    until("beta knows everything", PATIENCE, || assets(&beta) == ["after", "before"]);
 }
 
 #[test]
