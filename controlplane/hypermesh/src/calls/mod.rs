@@ -19,3 +19,5 @@ pub const FOLLOW: &str = "hypermesh/follow";
 pub const SUBMIT_LIMIT: usize = 1_024;
 /// Operations of one reply to [`FOLLOW`], beyond the block that passes it
 pub const FOLLOW_LIMIT: usize = 4_096;
+/// Octets of one reply about what became final: a peer takes a reply of a mebibyte where nothing else is configured
+pub const FOLLOW_LIMIT_BYTES: usize = 512 << 10;

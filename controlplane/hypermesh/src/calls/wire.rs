@@ -121,6 +121,9 @@ pub struct FollowRequest {
     /// The last height that the asker knows
     #[prost(uint64, tag = "1")]
     pub after_height: u64,
+    /// Of the block above it, the first operation that the asker does not know
+    #[prost(uint64, tag = "2")]
+    pub from_index: u64,
 }
 
 /// `FollowReply`
@@ -129,9 +132,13 @@ pub struct FollowReply {
     /// The last height that this covers
     #[prost(uint64, tag = "1")]
     pub height: u64,
-    /// Final operations of the blocks up to it, in their order
+    /// Final operations of the blocks up to it, in their order, and those of the block above it that come before
+    /// `next_index`
     #[prost(message, repeated, tag = "2")]
     pub operations: Vec<FinalOperation>,
+    /// Where the block above goes on, if it does: to be asked with as `from_index`
+    #[prost(uint64, tag = "3")]
+    pub next_index: u64,
 }
 
 /// `FinalOperation`
@@ -229,5 +236,5 @@ mod tests {
         assert_eq!(schema, structures());
     }
 
-    const FIELDS: usize = 33;
+    const FIELDS: usize = 35;
 }

@@ -42,8 +42,17 @@ impl CatchUp {
         Self { patience_ms, tips, failures, asked: None, progress_ms: now_ms }
     }
 
-    /// A validator said how far it is
-    pub fn heard(&mut self, peer: ValidatorKey, tip: Tip) {
+    /// Somebody said how far it is. Where too many have, what a validator says takes the place of another's.
+    pub fn heard(
+        &mut self,
+        peer: ValidatorKey,
+        tip: Tip,
+        validates: impl Fn(&ValidatorKey) -> bool,
+    ) {
+        if self.tips.len() >= TIPS_LIMIT && !self.tips.contains_key(&peer) && validates(&peer) {
+            let other = self.tips.keys().find(|key| !validates(key)).copied();
+            other.map(|key| self.tips.remove(&key));
+        }
         if self.tips.len() < TIPS_LIMIT || self.tips.contains_key(&peer) {
             self.tips.insert(peer, tip);
         }
@@ -109,6 +118,11 @@ impl CatchUp {
         further.map(|tip| tip.lowest).min().filter(|lowest| *lowest > height + 1)
     }
 
+    /// The highest block that anybody further told of
+    pub fn highest(&self) -> u64 {
+        self.tips.values().map(|tip| tip.height).max().unwrap_or_default()
+    }
+
     /// When to look again, if somebody is further
     pub fn next_ms(&self, height: u64) -> Option<u64> {
         if let Some(asked) = self.asked {
@@ -134,7 +148,7 @@ mod tests {
     fn who_is_a_little_further_is_asked_only_without_progress() {
         let mut catch_up = CatchUp::new(500, 0);
         assert_eq!(catch_up.due(10, true, 0), None, "nobody is known to be further");
-        catch_up.heard(ONE, tip(12));
+        catch_up.heard(ONE, tip(12), |_| true);
         assert_eq!(catch_up.due(10, false, 499), None);
         assert_eq!(catch_up.next_ms(10), Some(500));
         catch_up.progressed(400);
@@ -150,15 +164,15 @@ mod tests {
     #[test]
     fn who_is_far_ahead_is_asked_at_once() {
         let mut catch_up = CatchUp::new(500, 0);
-        catch_up.heard(ONE, tip(FAR));
+        catch_up.heard(ONE, tip(FAR), |_| true);
         assert!(catch_up.due(0, false, 0).is_some());
     }
 
     #[test]
     fn who_does_not_answer_is_not_believed() {
         let mut catch_up = CatchUp::new(500, 0);
-        catch_up.heard(ONE, tip(1_000));
-        catch_up.heard(OTHER, tip(500));
+        catch_up.heard(ONE, tip(1_000), |_| true);
+        catch_up.heard(OTHER, tip(500), |_| true);
         assert_eq!(catch_up.due(0, true, 0).unwrap().peer, ONE);
         assert_eq!(catch_up.next_ms(0), Some(PATIENCE_MS));
         assert_eq!(catch_up.due(0, true, PATIENCE_MS).unwrap().peer, OTHER);
@@ -169,30 +183,51 @@ mod tests {
     #[test]
     fn who_boasts_and_is_no_help_is_asked_last() {
         let mut catch_up = CatchUp::new(500, 0);
-        catch_up.heard(OTHER, tip(500));
+        catch_up.heard(OTHER, tip(500), |_| true);
         for round in 0..3 {
             // It says so again and again.
-            catch_up.heard(ONE, tip(u64::MAX));
+            catch_up.heard(ONE, tip(u64::MAX), |_| true);
             let asked = catch_up.due(0, true, 0).unwrap();
             assert_eq!(asked.peer == ONE, round == 0);
             assert!(catch_up.answered(&asked.peer, 1));
             if asked.peer == ONE { catch_up.failed(&ONE) } else { catch_up.helped(&OTHER) }
         }
         catch_up.failed(&OTHER);
-        catch_up.heard(ONE, tip(u64::MAX));
+        catch_up.heard(ONE, tip(u64::MAX), |_| true);
         assert_eq!(catch_up.due(0, true, 0).unwrap().peer, ONE, "nobody else is left");
     }
 
     #[test]
     fn who_no_longer_has_the_next_block_is_not_asked() {
         let mut catch_up = CatchUp::new(500, 0);
-        catch_up.heard(ONE, Tip { height: 1_000, lowest: 100 });
+        catch_up.heard(ONE, Tip { height: 1_000, lowest: 100 }, |_| true);
         assert_eq!(catch_up.due(10, true, 9_000), None);
         assert_eq!(catch_up.next_ms(10), None);
         assert_eq!(catch_up.gap(10), Some(100));
         assert_eq!((catch_up.gap(99), catch_up.gap(2_000)), (None, None));
-        catch_up.heard(OTHER, tip(500));
+        catch_up.heard(OTHER, tip(500), |_| true);
         assert_eq!(catch_up.gap(10), None, "somebody still has it");
         assert!(catch_up.due(99, true, 9_000).is_some());
+    }
+
+    #[test]
+    fn where_too_many_boast_validators_are_heard_all_the_same() {
+        let numbered = |number: u32| {
+            let mut key = [0; 32];
+            key[..4].copy_from_slice(&number.to_be_bytes());
+            ValidatorKey(key)
+        };
+        let mut catch_up = CatchUp::new(500, 0);
+        let validates = |key: &ValidatorKey| *key == ONE;
+        for number in 0..2 * TIPS_LIMIT as u32 {
+            let boast = Tip { height: u64::MAX, lowest: u64::MAX };
+            catch_up.heard(numbered(1_000 + number), boast, validates);
+        }
+        assert_eq!(catch_up.tips.len(), TIPS_LIMIT);
+        assert_eq!(catch_up.gap(9), Some(u64::MAX));
+        catch_up.heard(ONE, tip(500), validates);
+        assert_eq!(catch_up.tips.len(), TIPS_LIMIT);
+        assert_eq!(catch_up.gap(9), None);
+        assert_eq!(catch_up.due(9, true, 0).map(|asked| asked.peer), Some(ONE));
     }
 }

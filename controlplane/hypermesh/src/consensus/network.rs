@@ -15,7 +15,7 @@ use commonware_utils::ordered::Set;
 
 use super::convert;
 use super::message::MESSAGE_LIMIT_BYTES;
-use super::peers::{Frame, Peer, share};
+use super::peers::{FOLLOWER_SHARE, Frame, Peer, share};
 use super::ports::EngineReceiver;
 use super::validators::ValidatorSet;
 use crate::operation::ValidatorKey;
@@ -24,6 +24,8 @@ use crate::operation::ValidatorKey;
 pub const ENGINE_FRAME_LIMIT_BYTES: usize = 16 << 10;
 /// Senders beside the validators of the epoch that are known at a time: those that were or will be validators
 pub const STRANGERS_LIMIT: usize = 64;
+/// Senders from whom nothing is taken that are remembered, beside the validators of the epoch
+pub const BLOCKED_LIMIT: usize = 1_024;
 
 /// What a frame carries. Each is a stream of its own on the transport, so that blocks do not hold up votes.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -183,7 +185,12 @@ impl Inbox {
         let Some(peer) = state.peer(from) else { return Delivered::Unwanted };
         peer.heard.store(true, Ordering::Relaxed);
         if channel == Channel::Blocks {
-            let Some(frame) = peer.frame(channel, octets) else { return Delivered::Full };
+            // Where one votes, who only follows has a smaller share.
+            let follows = state.epoch.as_ref().is_some_and(|open| !open.members.contains(from));
+            let room = if follows { FOLLOWER_SHARE } else { share(channel) };
+            let Some(frame) = peer.frame_within(room, channel, octets) else {
+                return Delivered::Full;
+            };
             let sent = self.shared.blocks.send(frame);
             return if sent.is_ok() { Delivered::Taken } else { Delivered::Ended };
         }
@@ -250,6 +257,7 @@ impl Inbox {
     /// Takes nothing more from a validator
     pub(crate) fn block(&self, key: &ValidatorKey, reason: &'static str) {
         let mut state = self.shared.state();
+        state.make_room_among_blocked(key);
         if state.blocked.insert(*key, reason).is_none() {
             tracing::warn!(validator = %key, reason, "nothing more is taken from a validator");
             state.publish_blocked();
@@ -343,6 +351,17 @@ impl State {
         let Some(frame) = peer.frame(channel, octets) else { return Delivered::Full };
         epoch.pass(channel, frame);
         Delivered::Taken
+    }
+
+    /// Forgets one that is no validator, where too many are blocked
+    fn make_room_among_blocked(&mut self, key: &ValidatorKey) {
+        if self.blocked.len() < BLOCKED_LIMIT || self.blocked.contains_key(key) {
+            return;
+        }
+        let members = self.epoch.as_ref().map(|epoch| &epoch.members);
+        let validates = |key: &ValidatorKey| members.is_some_and(|members| members.contains(key));
+        let other = self.blocked.keys().find(|key| !validates(key)).copied();
+        other.map(|key| self.blocked.remove(&key));
     }
 
     fn blocked_set(&self) -> Set<PublicKey> {

@@ -115,6 +115,36 @@ fn nothing_is_taken_from_the_blocked_until_they_are_let_in_again() {
 }
 
 #[test]
+fn of_many_blocked_validators_are_remembered() {
+    let set = ValidatorSet::clone(genesis(4, 8).validators());
+    let (inbox, _blocks) = Inbox::new();
+    let _engine = inbox.open_epoch(0, &set);
+    let bad = validator(3).key;
+    inbox.block(&bad, "it lied");
+    for number in 100..100 + 2 * BLOCKED_LIMIT as u64 {
+        inbox.block(&validator(number).key, "it was a stranger, and lied");
+    }
+    assert_eq!(inbox.blocked().len(), BLOCKED_LIMIT);
+    assert_eq!(inbox.deliver(&bad, Channel::Votes, frame(0, 1)), Delivered::Blocked);
+}
+
+#[test]
+fn who_only_follows_has_a_smaller_share() {
+    let set = ValidatorSet::clone(genesis(4, 8).validators());
+    let (inbox, _blocks) = Inbox::new();
+    let _engine = inbox.open_epoch(0, &set);
+    let (follower, member) = (validator(30).key, validator(1).key);
+    let fills = |from| {
+        let long = Bytes::from(vec![0; MESSAGE_LIMIT_BYTES]);
+        (0..9)
+            .filter(|_| inbox.deliver(from, Channel::Blocks, long.clone()) == Delivered::Taken)
+            .count()
+    };
+    assert_eq!(fills(&follower), 1);
+    assert!(fills(&member) > 4);
+}
+
+#[test]
 fn who_spoke_is_told_once() {
     let set = ValidatorSet::clone(genesis(4, 8).validators());
     let (inbox, _blocks) = Inbox::new();

@@ -11,7 +11,7 @@ use super::convert;
 use super::network::Channel;
 use crate::operation::ValidatorKey;
 
-/// Frames and octets of one sender that may wait here
+/// Frames and octets of one sender beyond which nothing more of it is taken
 pub(super) fn share(channel: Channel) -> (usize, usize) {
     match channel {
         Channel::Votes => (1_024, 1 << 20),
@@ -19,6 +19,9 @@ pub(super) fn share(channel: Channel) -> (usize, usize) {
         Channel::Blocks => (256, 32 << 20),
     }
 }
+
+/// The same on the channel of blocks for one who only follows
+pub(super) const FOLLOWER_SHARE: (usize, usize) = (64, 1 << 20);
 
 /// A sender and what of it waits
 #[derive(Debug)]
@@ -70,7 +73,15 @@ impl Peer {
     }
 
     pub(super) fn frame(self: &Arc<Self>, channel: Channel, octets: Bytes) -> Option<Frame> {
-        let (frames, bytes) = share(channel);
+        self.frame_within(share(channel), channel, octets)
+    }
+
+    pub(super) fn frame_within(
+        self: &Arc<Self>,
+        (frames, bytes): (usize, usize),
+        channel: Channel,
+        octets: Bytes,
+    ) -> Option<Frame> {
         let (place, size) = (channel as usize, octets.len());
         let waiting = self.waiting[place].fetch_add(1, Ordering::Relaxed);
         let waiting_bytes = self.waiting_bytes[place].fetch_add(size, Ordering::Relaxed);

@@ -35,8 +35,8 @@ pub enum StoreError {
     Sync(#[from] commonware_runtime::Error),
     /// What is stored cannot be read
     #[error(
-        "the consensus journal holds {what} that cannot be read: {source}; restore the directory \
-         from a backup, or remove it to fetch everything from other validators"
+        "the consensus journal holds {what} that cannot be read: {source}; begin with a copy of another node's \
+         blocks and registry, under a new key: an older state of this one would forget its votes"
     )]
     Damaged {
         /// What

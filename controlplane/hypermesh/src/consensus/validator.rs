@@ -165,10 +165,15 @@ fn run(
             let _ = begun.send((node.client, node.inbox));
         }
         drop(begun);
-        match node.task.await {
-            Ok(ended) => Ok(ended?),
+        let ended = match node.task.await {
+            Ok(ended) => ended.map_err(ValidatorError::from),
             Err(error) => Err(ValidatorError::Panicked(error.to_string())),
+        };
+        // Whoever started it may ask only much later.
+        if let Err(error) = &ended {
+            tracing::error!(%error, "the validator of this node has ended");
         }
+        ended
     })
 }
 

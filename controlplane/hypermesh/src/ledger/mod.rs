@@ -90,7 +90,10 @@ pub enum LedgerError {
         source: io::Error,
     },
     /// What it holds is no snapshot
-    #[error("{path} is no snapshot ({reason}); remove it, and the blocks are replayed instead")]
+    #[error(
+        "{path} is no snapshot ({reason}); remove it, and the blocks are replayed; where they are not kept from the \
+         first one on, begin with a copy of another node's blocks and registry"
+    )]
     Snapshot {
         /// The file
         path: PathBuf,

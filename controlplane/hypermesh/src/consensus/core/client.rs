@@ -101,6 +101,8 @@ pub struct Status {
     pub height: u64,
     /// The lowest final block that is kept
     pub lowest: u64,
+    /// The highest block that is known here or that somebody told of
+    pub heard: u64,
     /// Set where this node needs a block that none of the others keeps any more: the lowest that one of them has. It
     /// cannot catch up by itself.
     pub gap: Option<u64>,
@@ -399,6 +401,7 @@ impl<E: Runtime> Core<E> {
             view: self.view,
             height: self.delivered,
             lowest: self.store.heights().0,
+            heard: self.catch_up.highest().max(self.delivered),
             gap: self.gap,
             votes: self.engine.is_some(),
             halted: self.halted.clone(),

@@ -25,7 +25,8 @@ pub enum NodeError {
     /// The application has more than the journal
     #[error(
         "the registry is at block {application} and the consensus journal at {journal}: the journal \
-         was lost; restore it from a backup, or remove the registry's state too and fetch everything"
+         was lost, and with it this key's votes; begin with a copy of another node's blocks and registry, under a \
+         new key"
     )]
     Ahead {
         /// The application's height
@@ -36,7 +37,8 @@ pub enum NodeError {
     /// The application finds fault with what a quorum agreed on
     #[error(
         "block {height} is final, and this validator finds it invalid: {reason}. Its state differs \
-         from the others'; remove it and fetch everything, and report this"
+         from the others'; keep it to report this, and begin with a copy of another node's blocks and registry, \
+         under a new key"
     )]
     Diverged {
         /// The block's height

@@ -84,8 +84,9 @@ impl<E: Runtime> Core<E> {
         self.halt_if_too_many();
     }
 
+    /// Where this key's votes are: another's, which came with a copy of its blocks, are not taken for its own
     fn partition(&self, epoch: u64) -> String {
-        format!("{}-votes-{epoch}", self.prefix)
+        format!("{}-votes-{}-{epoch}", self.prefix, self.own)
     }
 
     /// The block that the first one of an epoch follows

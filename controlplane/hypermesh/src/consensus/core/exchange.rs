@@ -1,6 +1,8 @@
 //! What other validators say beside votes: blocks, how far they are, operations, evidence. Whoever says what no honest
 //! validator says is not listened to any more; whoever asks for much is served within a limit.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::super::chain::{Lineage, Place};
@@ -15,8 +17,15 @@ use super::{Core, NodeError};
 use crate::digest::Digest;
 use crate::operation::ValidatorKey;
 
-/// Octets of blocks that one validator is given in a second
+/// Octets of blocks that one validator is given in a second, and that one who only follows is
 const SERVED_LIMIT_BYTES: usize = 64 << 20;
+const FOLLOWER_SERVED_LIMIT_BYTES: usize = 16 << 20;
+/// What a request counts for beside the octets of its answer: looking for a block costs as well
+const REQUEST_COST_BYTES: usize = 4 << 10;
+/// Octets of operations that are looked at in a second of one who only follows, and of all of them. Their signatures
+/// are verified on the thread that agrees; what is left out is told again by whoever waits for it.
+const FOLLOWER_OPERATIONS_BYTES: usize = 128 << 10;
+const FOLLOWERS_OPERATIONS_BYTES: usize = 512 << 10;
 /// Validators whose share is remembered
 const SERVED_LIMIT: usize = 256;
 
@@ -25,7 +34,15 @@ const SERVED_LIMIT: usize = 256;
 pub(super) struct Served {
     second: u64,
     bytes: usize,
+    operations_bytes: usize,
     told_ms: u64,
+}
+
+/// Octets of operations that followers handed on in a second
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct FollowersShare {
+    second: u64,
+    bytes: usize,
 }
 
 impl<E: Runtime> Core<E> {
@@ -49,7 +66,9 @@ impl<E: Runtime> Core<E> {
             }
             Message::Operations(operations) => {
                 // What one cannot use another may; a refusal here is nobody's fault.
-                let _ = self.application.offer(&operations, self.now_ms());
+                if self.may_offer(&from, frame.octets.len()) {
+                    let _ = self.application.offer(&operations, self.now_ms());
+                }
             }
             Message::Votes(votes) => self.on_votes(&from, votes).await?,
             Message::Evidence(evidence) => self.on_evidence(&from, *evidence).await?,
@@ -76,21 +95,51 @@ impl<E: Runtime> Core<E> {
         }
     }
 
-    /// Whether a validator may be given so many octets more
-    fn may_serve(&mut self, to: &ValidatorKey, bytes: usize) -> bool {
+    /// What this one was given and has handed on in this second
+    fn served(&mut self, to: &ValidatorKey) -> &mut Served {
         let second = self.now_ms() / 1_000;
         if self.served.len() >= SERVED_LIMIT && !self.served.contains_key(to) {
             self.served.clear();
         }
         let served = self.served.entry(*to).or_default();
         if served.second != second {
-            (served.second, served.bytes) = (second, 0);
+            (served.second, served.bytes, served.operations_bytes) = (second, 0, 0);
         }
+        served
+    }
+
+    /// Whether a validator may be given so many octets more
+    fn may_serve(&mut self, to: &ValidatorKey, bytes: usize) -> bool {
+        let limit =
+            if self.set.contains(to) { SERVED_LIMIT_BYTES } else { FOLLOWER_SERVED_LIMIT_BYTES };
+        let served = self.served(to);
         served.bytes = served.bytes.saturating_add(bytes);
-        served.bytes <= SERVED_LIMIT_BYTES
+        served.bytes <= limit
+    }
+
+    /// Whether so many octets of operations are looked at: always of a validator, within limits of others
+    fn may_offer(&mut self, from: &ValidatorKey, bytes: usize) -> bool {
+        if self.set.contains(from) {
+            return true;
+        }
+        let second = self.now_ms() / 1_000;
+        let served = self.served(from);
+        let own = served.operations_bytes.saturating_add(bytes);
+        if own > FOLLOWER_OPERATIONS_BYTES {
+            return false;
+        }
+        served.operations_bytes = own;
+        if self.followers.second != second {
+            self.followers = FollowersShare { second, bytes: 0 };
+        }
+        self.followers.bytes = self.followers.bytes.saturating_add(bytes);
+        self.followers.bytes <= FOLLOWERS_OPERATIONS_BYTES
     }
 
     async fn on_want(&mut self, from: &ValidatorKey, digest: &Digest) -> Result<(), NodeError> {
+        if !self.may_serve(from, REQUEST_COST_BYTES) {
+            return Ok(());
+        }
         let block = match self.chain.place(digest) {
             Place::Pending(pending) => Some((*pending.block).clone()),
             Place::Final(height) => self.store.final_block(height).await?.map(|block| block.block),
@@ -133,7 +182,8 @@ impl<E: Runtime> Core<E> {
     }
 
     fn on_tip(&mut self, from: &ValidatorKey, tip: Tip) {
-        self.catch_up.heard(*from, tip);
+        let set = Arc::clone(&self.set);
+        self.catch_up.heard(*from, tip, |key| set.contains(key));
         let (own, now_ms) = (self.own_tip(), self.now_ms());
         if tip.height < own.height && self.may_serve(from, 0) {
             let pause_ms = self.settings.announce_ms / 4;
@@ -150,6 +200,9 @@ impl<E: Runtime> Core<E> {
         from: &ValidatorKey,
         first: u64,
     ) -> Result<(), NodeError> {
+        if !self.may_serve(from, REQUEST_COST_BYTES) {
+            return Ok(());
+        }
         let mut blocks = Vec::new();
         let mut bytes = 0;
         let last = self.delivered.min(first.saturating_add(RANGE_LIMIT as u64 - 1));

@@ -138,6 +138,7 @@ pub(crate) struct Core<E: Runtime> {
     catch_up: CatchUp,
     gap: Option<u64>,
     served: BTreeMap<ValidatorKey, exchange::Served>,
+    followers: exchange::FollowersShare,
     outgoing: Vec<Bytes>,
 
     requests: mpsc::Receiver<Request>,
@@ -239,6 +240,7 @@ impl<E: Runtime> Core<E> {
             catch_up: CatchUp::new(settings.catch_up_ms, now_ms),
             gap: None,
             served: BTreeMap::new(),
+            followers: exchange::FollowersShare::default(),
             outgoing: Vec::new(),
             requests,
             submitted: Vec::new(),
@@ -344,7 +346,9 @@ impl<E: Runtime> Core<E> {
 
     fn deadline_ms(&self) -> u64 {
         let idle = self.proposing.as_ref().map(|it| it.since_ms + self.settings.idle_ms);
+        // One whose time has come and whose block has not is looked at again, but not without a pause.
         let held = self.settling.values().filter_map(|it| it.hold_ms).min();
+        let held = held.map(|held| held.max(self.now_ms() + 1));
         [
             Some(self.announce_ms),
             Some(self.sample_ms),

@@ -28,6 +28,7 @@ use crate::operation::Validator;
 struct Book {
     finals: Vec<u64>,
     evidence: usize,
+    offered: usize,
     /// Up to where it would be there after a crash
     durable: u64,
     /// The validators it wants for the next epoch
@@ -47,6 +48,7 @@ impl Application for Lenient {
     }
 
     fn offer(&mut self, operations: &[Bytes], _: u64) -> Vec<Offer> {
+        self.0.lock().unwrap().offered += operations.len();
         vec![Offer::Accepted; operations.len()]
     }
 
@@ -400,15 +402,44 @@ fn blocks_are_forgotten_only_where_the_state_after_them_is_durable() {
 }
 
 #[test]
+fn operations_of_who_only_follows_are_looked_at_within_limits() {
+    step(1_000, async |mut scene| {
+        let handed_on = async |scene: &mut Scene, from: u64, times: usize| {
+            let operations = vec![Bytes::from(vec![7; 32 << 10]); 1];
+            let frame = Message::Operations(operations).to_bytes();
+            for _ in 0..times {
+                let from = validator(from).key;
+                scene.core.inbox.deliver(&from, Channel::Blocks, frame.clone());
+                assert!(scene.core.drain().await.unwrap());
+            }
+            std::mem::take(&mut scene.book.lock().unwrap().offered)
+        };
+        assert_eq!(handed_on(&mut scene, 0, 40).await, 40, "a validator");
+        assert_eq!(handed_on(&mut scene, 30, 40).await, 3, "one that follows");
+        assert_eq!(handed_on(&mut scene, 31, 3).await, 3, "another has a share of its own");
+        let all: usize = {
+            let mut all = 0;
+            for from in 32..40 {
+                all += handed_on(&mut scene, from, 3).await;
+            }
+            all
+        };
+        assert!((6..=10).contains(&all), "{all}: all of them have a limit as well");
+        scene.core.context.sleep(Duration::from_secs(1)).await;
+        assert_eq!(handed_on(&mut scene, 30, 40).await, 3, "a second later");
+    });
+}
+
+#[test]
 fn who_needs_what_nobody_keeps_says_so() {
     step(1_000, async |mut scene| {
         let validators: Vec<_> = scene.genesis.validators().iter().map(|it| it.key).collect();
         let now_ms = scene.core.now_ms();
-        scene.core.catch_up.heard(validators[0], Tip { height: 9_000, lowest: 4_097 });
+        scene.core.catch_up.heard(validators[0], Tip { height: 9_000, lowest: 4_097 }, |_| true);
         scene.core.sample_ms = now_ms;
         scene.core.tick().await.unwrap();
         assert_eq!(scene.core.status().gap, Some(4_097));
-        scene.core.catch_up.heard(validators[1], Tip { height: 9_000, lowest: 1 });
+        scene.core.catch_up.heard(validators[1], Tip { height: 9_000, lowest: 1 }, |_| true);
         scene.core.sample_ms = now_ms;
         scene.core.tick().await.unwrap();
         assert_eq!(scene.core.status().gap, None);
