@@ -365,6 +365,59 @@ impl ConsensusProof for Word {
     }
 }
 
+/// Agrees to what is shown to it as "wait" once it is told to, and to everything else at once
+#[derive(Default)]
+struct Patient {
+    asked: tokio::sync::Notify,
+    agreed: Arc<tokio::sync::Notify>,
+}
+
+impl ConsensusProof for Patient {
+    fn verify(&self, asked: ToAgree, _: SystemTime) -> Agreeing {
+        if asked.proof.as_deref() != Some(b"wait") {
+            return Box::pin(std::future::ready(Ok(())));
+        }
+        self.asked.notify_one();
+        let agreed = Arc::clone(&self.agreed);
+        Box::pin(async move {
+            agreed.notified().await;
+            Ok(())
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_revoked_while_validators_are_waited_for_gets_nothing() {
+    let judge = Arc::new(Patient::default());
+    let required = Consensus::Required(Arc::<Patient>::clone(&judge));
+    let running = Running::with(|settings| settings.consensus = required, |_| {});
+    let (_, beta) = running.enrol("beta").await;
+    let renew = |certificate| {
+        let mut asked = request("node", &key(), of_certificate(certificate));
+        asked.consensus_proof = Some(b"wait".to_vec());
+        let ca = running.ca.clone();
+        tokio::spawn(async move { ca.issue(asked).await })
+    };
+    let renewal = renew(&beta);
+    judge.asked.notified().await;
+    judge.agreed.notify_one();
+    let renewed = renewal.await.unwrap().unwrap();
+
+    let renewal = renew(&renewed);
+    judge.asked.notified().await;
+    let revoked = Entry::Revoked(Revoked {
+        serial: certificate::parse(&renewed.certificate_der).unwrap().raw_serial().to_vec(),
+        issuer_key_id: running.ca.authority().key_id().as_bytes().to_vec(),
+        ends_at: 1_900_000_000,
+        ..Revoked::default()
+    });
+    running.ca.append(vec![revoked]).await.unwrap();
+    judge.agreed.notify_one();
+    let refused = renewal.await.unwrap();
+    assert!(matches!(refused, Err(Refusal::Revoked)), "{refused:?}");
+    running.ca.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn agreement_is_for_this_key_and_these_names_where_it_is_demanded() {
     let required = Consensus::Required(Arc::new(Word));

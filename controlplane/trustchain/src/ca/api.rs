@@ -26,8 +26,9 @@ use crate::rotation::RenewalWindow;
 
 /// Octets of the longest idempotency key
 pub const IDEMPOTENCY_KEY_LIMIT_BYTES: usize = 64;
-/// Octets of the longest consensus proof
-pub const CONSENSUS_PROOF_LIMIT_BYTES: usize = 64 << 10;
+/// Octets of the longest consensus proof. A receipt shows every change of the validators since the genesis, of 0.7 kB with
+/// four of them and 1.2 kB with ten.
+pub const CONSENSUS_PROOF_LIMIT_BYTES: usize = 512 << 10;
 /// How far the clock of a node that proves itself with its enrolled key may be off
 pub const STATEMENT_TOLERANCE: Duration = Duration::from_secs(300);
 

@@ -30,8 +30,9 @@ mod state;
 mod statement;
 
 pub use api::{
-    Activation, Blame, Ca, CaStatus, Clock, Credential, EnrolledNode, Holder, IssueRequest,
-    IssuedCertificate, Refusal, Registration, RenewalInformation, enrolled_key_statement,
+    Activation, Blame, CONSENSUS_PROOF_LIMIT_BYTES, Ca, CaStatus, Clock, Credential, EnrolledNode,
+    Holder, IssueRequest, IssuedCertificate, Refusal, Registration, RenewalInformation,
+    enrolled_key_statement,
 };
 pub use authority::{IssuingAuthority, IssuingError};
 pub use entry::Entry;

@@ -18,7 +18,7 @@ use super::commit::{HeldToken, Holds, IssueCommit, Message};
 use super::entry::{Enrolled, Entry, Issued, TokenUsed};
 use super::profile::{Names, Profile};
 use super::service::Service;
-use super::settings::{Consensus, NotAgreed, ToAgree};
+use super::settings::{Consensus, ConsensusProof, NotAgreed, ToAgree};
 use super::state::{Committed, Remembered, RequestId, instant};
 use crate::certificate::{hex, unix_seconds, whole_seconds};
 use crate::csr::ProvenKey;
@@ -62,12 +62,12 @@ impl Service {
     async fn run(&self, request: IssueRequest) -> Result<IssuedCertificate, Refusal> {
         // 1: admission
         let place = self.admission().enter()?;
-        // Until the end the issuing key is one and the same.
-        let _one_key = self.turnover.read().await;
+        // The issuing key is one and the same until the validators are asked, and from then on until the end.
+        let one_key = self.turnover.read().await;
         self.check_issuing()?;
         check_sizes(&request)?;
         // 2: who asks
-        let caller = self.authenticate(&request.credential, &request.csr_der).await?;
+        let mut caller = self.authenticate(&request.credential, &request.csr_der).await?;
         if caller.holder.is_some() {
             self.admission().count(&caller.identity)?;
         }
@@ -97,7 +97,19 @@ impl Service {
         let (token, spent) = self.hold_token(&caller, &id)?;
         // 4: consensus, 5: policy
         let mut grant = self.grant(&caller, profile, &subject)?;
-        self.agreed(&request, &caller, &grant, &spki_sha256).await?;
+        let mut _one_key = one_key;
+        if let Consensus::Required(judge) = self.consensus() {
+            drop(_one_key);
+            self.agreed(&**judge, &request, &caller, &grant, &spki_sha256).await?;
+            // That may have taken as long as validators were away. Whoever was let in before may be revoked by now.
+            _one_key = self.turnover.read().await;
+            self.check_issuing()?;
+            caller = self.authenticate(&request.credential, &request.csr_der).await?;
+            if self.shared().state().is_revoked(&[], &spki_sha256) {
+                return Err(Refusal::Revoked);
+            }
+            grant = self.grant(&caller, profile, &subject)?;
+        }
         if self.shared().state().is_anothers_key(&spki_sha256, &profile.name, &subject) {
             return Err(Refusal::KeyInUse);
         }
@@ -247,12 +259,12 @@ impl Service {
 
     async fn agreed(
         &self,
+        judge: &dyn ConsensusProof,
         request: &IssueRequest,
         caller: &Caller,
         grant: &Grant<'_>,
         spki_sha256: &[u8; 32],
     ) -> Result<(), Refusal> {
-        let Consensus::Required(judge) = self.consensus() else { return Ok(()) };
         let statement = consensus_statement(
             self.instance().as_str(),
             &grant.profile.name,

@@ -13,15 +13,15 @@ use tokio::time::Instant;
 use super::answer::Answer;
 use super::operate::{Operators, Orders};
 use crate::audit::AuditLog;
-use crate::ca::Ca;
 use crate::ca::revoke::Revocations;
+use crate::ca::{CONSENSUS_PROOF_LIMIT_BYTES, Ca};
 use crate::certificate::unix_seconds;
 use crate::mesh::KnownAuthorities;
 
 /// What every method begins with
 pub const PREFIX: &str = "trustchain/";
 /// Octets of the longest request that is looked at
-pub const REQUEST_LIMIT_BYTES: usize = 128 << 10;
+pub const REQUEST_LIMIT_BYTES: usize = CONSENSUS_PROOF_LIMIT_BYTES + (64 << 10);
 /// Octets of a file or list that one reply carries
 pub(super) const PART_LIMIT_BYTES: usize = 512 << 10;
 /// Calls of one node that may wait for the next deny-list
