@@ -30,10 +30,13 @@ pub struct EnvironmentError {
 /// Variables of the plan that belong to parts which this version does not have
 const WITHOUT_MEANING: [(&str, &str); 8] = [
     ("HSM_CLUSTER_ID", "this version signs with keys in files and has no HSM driver"),
-    ("HYPERMESH_CONSENSUS_MODE", "this version has no consensus"),
-    ("HYPERMESH_ENDPOINT", "this version has no consensus"),
-    ("HYPERMESH_STOQ_TRANSPORT", "this version has no consensus"),
-    ("HYPERMESH_TRUSTCHAIN_CA", "this version has no consensus"),
+    (
+        "HYPERMESH_CONSENSUS_MODE",
+        "there is one way to agree here; [hypermesh] of the file says whether",
+    ),
+    ("HYPERMESH_ENDPOINT", "all roles of a node run in one process here"),
+    ("HYPERMESH_STOQ_TRANSPORT", "validators always talk over STOQ"),
+    ("HYPERMESH_TRUSTCHAIN_CA", "a node learns its CA when it is enrolled with a join token"),
     ("STOQ_ENDPOINT", "all roles of a node run in one process here"),
     ("STOQ_TRUSTCHAIN_CA", "a node learns its CA when it is enrolled with a join token"),
     ("TRUSTCHAIN_ENDPOINT", "all roles of a node run in one process here"),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use stoq::{NodeId, SessionCalls};
+use stoq_trustchain::ca::CONSENSUS_PROOF_LIMIT_BYTES;
 use stoq_trustchain::calls::{CallProblem, Client, OTHER_CERTIFICATE, wire};
 use stoq_trustchain::enrollment::{AuthorityAt, EnrollError, renew_with_enrolled_key};
 use stoq_trustchain::rotation::{Failure, RenewalWindow, RequestKind};
@@ -152,6 +153,8 @@ impl Certifier for RemoteCertifier {
                 tracing::warn!(%error, "the validators' agreement to a renewal cannot be had");
                 None
             });
+            // One that is too long to be taken is worth nothing, and the authority can vouch itself.
+            let agreed = agreed.filter(|proof| proof.len() <= CONSENSUS_PROOF_LIMIT_BYTES);
             let request = wire::CertifyRequest {
                 consensus_proof: agreed.unwrap_or_default(),
                 csr: ask.csr_der,

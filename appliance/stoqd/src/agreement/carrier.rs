@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use stoq::{Flow, FlowError, FlowReader, FlowWriter, NodeId, ServiceName};
@@ -44,8 +44,10 @@ const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_LAST: Duration = Duration::from_secs(2);
 /// How often it is looked which validators there are
 const LOOK: Duration = Duration::from_millis(500);
-/// Nodes whose keys are remembered; there is room beyond it for those that were voted for
-const OBSERVERS_LIMIT: usize = 64;
+/// Nodes that may follow without a key that was voted for
+const FOLLOWERS_LIMIT: usize = 64;
+/// How long a node keeps to a key that was not voted for: each key has a share of what others take the time to look at
+const KEY_PAUSE: Duration = Duration::from_secs(60);
 /// Validators there may be links to
 const LINKS_LIMIT: usize = 256;
 
@@ -93,6 +95,14 @@ fn limit_bytes(channel: Channel) -> usize {
     }
 }
 
+/// Who showed a key
+struct Greeted {
+    node: NodeId,
+    since: Instant,
+    /// Its flows that are open
+    flows: usize,
+}
+
 /// The flows to other validators
 pub struct Links {
     view: LedgerView,
@@ -102,7 +112,7 @@ pub struct Links {
     inbox: OnceLock<Inbox>,
     queues: Mutex<HashMap<ValidatorKey, Vec<Queue>>>,
     /// Nodes that greeted this one, by the key they showed: those that follow without voting are told what becomes final
-    greeted: Mutex<HashMap<ValidatorKey, NodeId>>,
+    greeted: Mutex<HashMap<ValidatorKey, Greeted>>,
     /// What was carried
     pub counters: CarrierCounters,
 }
@@ -137,7 +147,7 @@ impl Links {
             registry.validators().iter().map(|one| (one.key, one.name.clone())).collect();
         let greeted = self.greeted.lock().unwrap_or_else(PoisonError::into_inner);
         let followers = greeted.iter().filter(|(key, _)| !registry.is_validator(key));
-        wanted.extend(followers.map(|(key, node)| (*key, node.clone())));
+        wanted.extend(followers.map(|(key, follower)| (*key, follower.node.clone())));
         wanted.retain(|(key, _)| *key != self.key.validator());
         wanted.truncate(LINKS_LIMIT);
         wanted
@@ -184,18 +194,18 @@ impl Links {
             )),
             // Also one that validates now: it may be removed, and then it follows over the flows that it has.
             agreed => {
-                self.remember(key, peer, agreed.is_some());
+                let mut greeted = self.greeted.lock().unwrap_or_else(PoisonError::into_inner);
+                remember(&mut greeted, key, (peer, agreed.is_some()), Instant::now())?;
                 Ok((key, known))
             }
         }
     }
 
-    fn remember(&self, key: ValidatorKey, node: &NodeId, on_record: bool) {
+    /// A flow has ended
+    fn forget_flow(&self, key: &ValidatorKey, node: &NodeId) {
         let mut greeted = self.greeted.lock().unwrap_or_else(PoisonError::into_inner);
-        // One node, one key: whoever shows many does not push others out.
-        greeted.retain(|known, of| of != node || *known == key);
-        if on_record || greeted.len() < OBSERVERS_LIMIT || greeted.contains_key(&key) {
-            greeted.insert(key, node.clone());
+        if let Some(known) = greeted.get_mut(key).filter(|known| known.node == *node) {
+            known.flows = known.flows.saturating_sub(1);
         }
     }
 
@@ -203,6 +213,38 @@ impl Links {
         self.counters.received.fetch_add(1, Ordering::Relaxed);
         Some(self.inbox.get()?.deliver(from, channel, frame))
     }
+}
+
+/// One node, one key: whoever shows many neither pushes others out nor has the share of many
+fn remember(
+    greeted: &mut HashMap<ValidatorKey, Greeted>,
+    key: ValidatorKey,
+    (node, on_record): (&NodeId, bool),
+    now: Instant,
+) -> Result<(), String> {
+    if let Some(known) = greeted.get_mut(&key).filter(|known| known.node == *node) {
+        known.flows += 1;
+        return Ok(());
+    }
+    if !on_record {
+        let age = |known: &Greeted| now.saturating_duration_since(known.since);
+        let young = |known: &&Greeted| known.node == *node && age(known) < KEY_PAUSE;
+        if let Some(known) = greeted.values().find(young) {
+            return Err(format!(
+                "the node showed another key {} s ago, and nobody voted for this one; it is taken {} s after that",
+                age(known).as_secs(),
+                KEY_PAUSE.as_secs()
+            ));
+        }
+        if greeted.len() >= FOLLOWERS_LIMIT {
+            let gone = greeted.iter().find(|(_, known)| known.flows == 0).map(|(key, _)| *key);
+            let full = || format!("{FOLLOWERS_LIMIT} nodes follow this one, and no more may");
+            greeted.remove(&gone.ok_or_else(full)?);
+        }
+    }
+    greeted.retain(|_, known| known.node != *node);
+    greeted.insert(key, Greeted { node: node.clone(), since: now, flows: 1 });
+    Ok(())
 }
 
 fn hello_message(network: &Digest, from: &NodeId, to: &NodeId, channel: u8) -> Digest {
@@ -388,7 +430,9 @@ async fn take(mut flow: Flow, links: &Links) {
         }
     };
     tracing::debug!(%peer, validator = %key, ?channel, "a validator is listened to");
-    if let Err(reason) = take_frames(&mut flow, links, &key, channel, held).await {
+    let ended = take_frames(&mut flow, links, &key, channel, held).await;
+    links.forget_flow(&key, &peer);
+    if let Err(reason) = ended {
         tracing::warn!(%peer, reason, "a flow of a validator is ended");
         flow.reset(FlowError::NotAuthorized);
     }
@@ -432,6 +476,35 @@ async fn fill(flow: &mut Flow, held: &mut BytesMut, octets: usize) -> Result<boo
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_keeps_to_its_key_and_only_so_many_follow() {
+        let node = |number: usize| NodeId::new(&format!("node-{number}")).unwrap();
+        let key = |number: usize| {
+            let mut key = [7; 32];
+            key[..8].copy_from_slice(&number.to_be_bytes());
+            ValidatorKey(key)
+        };
+        let (mut greeted, begun) = (HashMap::new(), Instant::now());
+        let later = begun + KEY_PAUSE;
+        remember(&mut greeted, key(0), (&node(0), false), begun).unwrap();
+        remember(&mut greeted, key(0), (&node(0), false), begun).unwrap();
+        let refused = remember(&mut greeted, key(1), (&node(0), false), begun).unwrap_err();
+        assert!(refused.contains("another key"), "{refused}");
+        remember(&mut greeted, key(1), (&node(0), true), begun).unwrap();
+        remember(&mut greeted, key(2), (&node(0), false), later).unwrap();
+        assert_eq!(greeted.len(), 1, "one node, one key");
+
+        for number in 1..FOLLOWERS_LIMIT {
+            remember(&mut greeted, key(100 + number), (&node(number), false), later).unwrap();
+        }
+        let refused = remember(&mut greeted, key(9), (&node(1_000), false), later).unwrap_err();
+        assert!(refused.contains("64 nodes"), "{refused}");
+        remember(&mut greeted, key(9), (&node(1_000), true), later).unwrap();
+        greeted.get_mut(&key(101)).unwrap().flows = 0;
+        remember(&mut greeted, key(8), (&node(1_001), false), later).unwrap();
+        assert!(!greeted.contains_key(&key(101)), "one whose flows have ended makes room");
+    }
 
     #[test]
     fn a_queue_is_bounded_in_octets_and_closed_without_a_flow() {

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use prost::Message;
 use stoq::{Allow, CallRequest, CallStatus, NodeId};
 use stoq_hypermesh::calls::{
-    FOLLOW, FOLLOW_LIMIT, GROUND, RECEIPT, STATUS, SUBMIT, SUBMIT_LIMIT, wire,
+    FOLLOW, FOLLOW_LIMIT, FOLLOW_LIMIT_BYTES, GROUND, RECEIPT, STATUS, SUBMIT, SUBMIT_LIMIT, wire,
 };
 use stoq_hypermesh::consensus::{Finalised, SubmitError};
 use stoq_hypermesh::ledger::{FinalOutcome, OUTCOME_BLOCKS_LIMIT};
@@ -26,6 +26,8 @@ const CALLS_LIMIT: usize = 4_096;
 const WORK_LIMIT: Duration = Duration::from_secs(60);
 /// What is left of a deadline for the way back
 const WAY_BACK: Duration = Duration::from_millis(250);
+/// Octets that a message takes within another beside its own, at most: a tag and a length
+const FIELD_BYTES: usize = 5;
 /// When to ask again where too much is under way
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -137,44 +139,73 @@ impl Desk {
     async fn follow(&self, request: &wire::FollowRequest) -> Result<Answer, Answer> {
         let view = &self.agreement.view;
         let mut pulse = self.agreement.pulse();
+        let mut from = Place { after: request.after_height, index: request.from_index };
         loop {
             let last = view.registry().last_height();
-            let mut reply =
-                wire::FollowReply { height: request.after_height, ..Default::default() };
             // Further back nothing is remembered; receipts of those blocks are to be had all the same.
             let known = last.saturating_sub(OUTCOME_BLOCKS_LIMIT as u64);
-            for height in request.after_height.max(known).saturating_add(1)..=last {
-                let Some(block) = view.outcome(height) else {
-                    // Blocks from before this process started, or too many ago
-                    if reply.operations.is_empty() {
-                        reply.height = height;
-                        continue;
-                    }
-                    break;
-                };
-                reply.operations.extend(operations_of(&block));
-                reply.height = height;
-                if reply.operations.len() >= FOLLOW_LIMIT {
-                    break;
-                }
+            if from.after < known {
+                from = Place { after: known, index: 0 };
             }
+            let reply = page(from, last, |height| Some(operations_of(&*view.outcome(height)?)));
             if !reply.operations.is_empty() {
                 return Ok(Answer::ok(&reply));
             }
+            from = Place { after: reply.height, index: reply.next_index };
             pulse.changed().await.map_err(|_| Answer::busy(ASK_AGAIN))?;
         }
     }
 }
 
-fn operations_of(block: &FinalOutcome) -> impl Iterator<Item = wire::FinalOperation> + '_ {
+/// Up to where an asker knows what is final: all blocks up to a height, and of the next one the operations before a place
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    after: u64,
+    index: u64,
+}
+
+/// What became final from a place on up to a height, as much as one reply carries
+fn page(
+    from: Place,
+    last: u64,
+    operations: impl Fn(u64) -> Option<Vec<wire::FinalOperation>>,
+) -> wire::FollowReply {
+    let mut reply =
+        wire::FollowReply { height: from.after, next_index: from.index, operations: Vec::new() };
+    let mut bytes = 0;
+    for height in from.after.saturating_add(1)..=last {
+        // None of it is remembered of blocks from before this process started.
+        let block = operations(height);
+        if block.is_none() && !reply.operations.is_empty() {
+            break;
+        }
+        for operation in block.into_iter().flatten() {
+            if operation.index < reply.next_index {
+                continue;
+            }
+            bytes += operation.encoded_len() + FIELD_BYTES;
+            if bytes > FOLLOW_LIMIT_BYTES || reply.operations.len() >= FOLLOW_LIMIT {
+                return reply;
+            }
+            reply.next_index = operation.index + 1;
+            reply.operations.push(operation);
+        }
+        (reply.height, reply.next_index) = (height, 0);
+    }
+    reply
+}
+
+fn operations_of(block: &FinalOutcome) -> Vec<wire::FinalOperation> {
     let height = block.header.height;
-    (0..).zip(&block.outcome.operations).map(move |(index, done)| wire::FinalOperation {
+    let operations = (0..).zip(&block.outcome.operations);
+    let told = operations.map(|(index, done)| wire::FinalOperation {
         height,
         index,
         operation: done.operation.to_vec(),
         requester: done.requester.to_vec(),
         effects: done.effects.iter().map(|effect| effect_name(effect).to_owned()).collect(),
-    })
+    });
+    told.collect()
 }
 
 fn outcome_of(outcome: Result<Finalised, SubmitError>) -> wire::Outcome {
@@ -244,6 +275,44 @@ fn malformed(what: &str) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a follower sees of blocks with so many operations each, page by page
+    fn followed(sizes: &[usize], effects: usize) -> Vec<Vec<wire::FinalOperation>> {
+        let blocks: Vec<Vec<wire::FinalOperation>> = (1..)
+            .zip(sizes)
+            .map(|(height, size)| {
+                let operation = |index| wire::FinalOperation {
+                    height,
+                    index,
+                    operation: vec![1; 32],
+                    requester: vec![2; 32],
+                    effects: vec!["ticket-granted".to_owned(); effects],
+                };
+                (0..*size as u64).map(operation).collect()
+            })
+            .collect();
+        let (mut from, mut pages) = (Place { after: 0, index: 0 }, Vec::new());
+        while from.after < blocks.len() as u64 {
+            let block = |height: u64| blocks.get(height as usize - 1).cloned();
+            let reply = page(from, blocks.len() as u64, block);
+            assert!(reply.encoded_len() < FOLLOW_LIMIT_BYTES + 1_024);
+            from = Place { after: reply.height, index: reply.next_index };
+            pages.push(reply.operations);
+        }
+        let seen: Vec<_> = pages.iter().flatten().map(|one| (one.height, one.index)).collect();
+        let all: Vec<_> = blocks.iter().flatten().map(|one| (one.height, one.index)).collect();
+        assert_eq!(seen, all, "each once and in order");
+        pages
+    }
+
+    #[test]
+    fn what_became_final_comes_in_pages_however_large_a_block_is() {
+        assert_eq!(followed(&[3, 0, 2], 1).len(), 1);
+        assert_eq!(followed(&[0, 0], 1), [Vec::new()]);
+        assert_eq!(followed(&[3 * FOLLOW_LIMIT + 1, 1], 1).len(), 4, "bounded in number");
+        let pages = followed(&[7, 200, 1], 1_024);
+        assert!(pages.len() > 5 && pages.iter().all(|page| page.len() < 40), "and in octets");
+    }
 
     #[test]
     fn programs_learn_why_and_when_to_come_again() {

@@ -1,5 +1,5 @@
 //! Whether the validators have agreed to a certificate: TrustChain asks here before it issues. A receipt is judged with the
-//! genesis alone; that the asset is still the requester's, with what is final here. Where nothing is agreed on at the moment
+//! genesis and with the block that is final here; that the asset is still the requester's, with the registry. Where nothing is agreed on at the moment
 //! a request waits or is refused, as configured.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use stoq::NodeId;
 use stoq_config::Issuance;
-use stoq_hypermesh::consensus::Genesis;
+use stoq_hypermesh::consensus::{Genesis, SubmitError};
 use stoq_hypermesh::operation::{
     AssetId, CertificateRequest, Operation, OperationBody, csr_statement,
 };
@@ -16,13 +16,18 @@ use stoq_hypermesh::registry::Registry;
 use stoq_trustchain::ca::{Agreeing, ConsensusProof, NotAgreed, ToAgree};
 use tokio::time::Instant;
 
-use super::{Agreement, Later, RequestError};
+use super::{Agreement, Later, RequestError, SubmitRefused};
 use crate::authority::milliseconds;
 
 /// The profile whose certificates name assets
 const ASSET_PROFILE: &str = "asset";
+/// The profiles of the certificates without which the authority's node does not run: its own, and its HTTPS server's
+const OWN_PROFILES: [&str; 2] = ["node", "server"];
 /// A receipt may be this far ahead of the authority's clock
 const CLOCK_TOLERANCE_MS: u64 = 60_000;
+/// A registry whose last block is older is catching up, whatever the difference of the clocks: what it says of an owner
+/// may be over
+const STALE_MS: u64 = CLOCK_TOLERANCE_MS + 5_000;
 /// How often it is looked whether validators agree again
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -68,7 +73,7 @@ impl Shared {
     async fn judge(&self, asked: ToAgree, now: SystemTime) -> Result<(), NotAgreed> {
         let of_asset = asked.profile == ASSET_PROFILE;
         // Nobody owns an asset but by agreement.
-        if !of_asset && !self.demands(&asked) {
+        if !of_asset && !self.demands(&asked).await {
             return Ok(());
         }
         let statement = csr_statement(&asked.csr_der);
@@ -93,19 +98,26 @@ impl Shared {
         };
         check_subject(&asked, request)?;
         let agreement = self.agreeing(receipt.header.height).await?;
+        check_place(&agreement, &verified).await?;
         check_age(&agreement.view.registry(), &verified, now)?;
         check_owner(&agreement.view.registry(), &operation, request)
     }
 
     /// Whether a certificate that is no asset's needs an agreement. Not while there is nobody to ask: the validators
-    /// of a network get their first certificates before its first block, and this node its own whenever it has none.
-    fn demands(&self, asked: &ToAgree) -> bool {
-        let own = asked.at_hand && asked.subject == self.node.as_str();
-        let unborn = || {
-            let agreement = self.agreement.get();
-            agreement.is_some_and(|agreement| agreement.view.registry().last_height() == 0)
-        };
-        self.issuance != Issuance::Off && !own && !unborn()
+    /// of a network get their first certificates before its first block, and the authority's node its own in any case,
+    /// since without one it reaches nobody.
+    async fn demands(&self, asked: &ToAgree) -> bool {
+        let own = asked.at_hand
+            && OWN_PROFILES.contains(&asked.profile.as_str())
+            && asked.subject == self.node.as_str();
+        if self.issuance == Issuance::Off || own {
+            return false;
+        }
+        let Some(agreement) = self.agreement.get() else { return true };
+        // A node that has no block yet of a network that has some is behind, not in a network without any.
+        let unborn = agreement.view.registry().last_height() == 0
+            && agreement.status().await.is_some_and(|status| status.heard == 0);
+        !unborn
     }
 
     fn verify_receipt(&self, octets: &[u8]) -> Result<(VerifiedReceipt, Receipt), NotAgreed> {
@@ -127,6 +139,9 @@ impl Shared {
                     None if agreement.view.registry().last_height() < height => {
                         format!("the authority's node has not come to height {height} yet")
                     }
+                    None if is_stale(agreement.view.registry().last_time_ms()) => {
+                        "the authority's node has not caught up with the validators yet".to_owned()
+                    }
                     None => return Ok(Arc::clone(agreement)),
                 },
             };
@@ -144,7 +159,9 @@ impl Shared {
             OperationBody::RequestCertificate(CertificateRequest { asset: None, csr_statement });
         match tokio::time::timeout(self.wait, agreement.requester.perform(body)).await {
             Ok(Ok(done)) => Ok(done.receipt.to_vec()),
-            Ok(Err(error @ RequestError::Submit(_))) => refused(error.to_string()),
+            Ok(Err(RequestError::Submit(SubmitRefused(SubmitError::Refused(reason))))) => {
+                refused(format!("the validators refuse: {reason}"))
+            }
             Ok(Err(error)) => Err(NotAgreed::Unavailable(error.to_string())),
             Err(_) => Err(NotAgreed::Unavailable(format!(
                 "the validators did not agree within {} s",
@@ -152,6 +169,25 @@ impl Shared {
             ))),
         }
     }
+}
+
+fn is_stale(last_time_ms: u64) -> bool {
+    milliseconds(SystemTime::now()).saturating_sub(last_time_ms) > STALE_MS
+}
+
+/// The receipt is of the very block that is final here. The genesis alone cannot tell who validates by now: a key that was
+/// replaced signs what it likes.
+async fn check_place(agreement: &Agreement, verified: &VerifiedReceipt) -> Result<(), NotAgreed> {
+    let Some(block) = agreement.client.block(verified.height).await else {
+        return refused(format!(
+            "the authority's node has no block {} any more; ask the validators again",
+            verified.height
+        ));
+    };
+    if block.block.header.digest() != verified.block {
+        return refused("the receipt is of another block than the one that is final");
+    }
+    Ok(())
 }
 
 /// The receipt names the asset that the certificate shall name, or none where it shall name none

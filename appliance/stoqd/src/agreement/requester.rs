@@ -3,6 +3,7 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -16,10 +17,14 @@ use stoq_hypermesh::receipt::Receipt;
 use stoq_hypermesh::registry::Effect;
 use stoq_hypermesh::requester::{Ground, MakeError, Maker, RequesterKey};
 
+use tokio::sync::Semaphore;
+
 use crate::authority::milliseconds;
 
 /// Time an operation may take from its proof to its being final
 const PATIENCE: Duration = Duration::from_secs(25);
+/// Operations of this node that may wait for their proofs
+const PROVING_LIMIT: usize = 256;
 /// Times an operation is made anew whose ground was out of date
 const ATTEMPTS: usize = 3;
 
@@ -43,6 +48,9 @@ pub enum RequestError {
     /// The validators refused
     #[error(transparent)]
     Submit(#[from] SubmitRefused),
+    /// Too many wait for the prover
+    #[error("{PROVING_LIMIT} operations of this node wait for their proofs; try again later")]
+    Proving,
     /// They did not agree in time
     #[error("the validators did not agree within {} s; it may still become final", PATIENCE.as_secs())]
     TimedOut,
@@ -79,6 +87,19 @@ struct Shared {
     ticket: tokio::sync::Mutex<Option<(u64, Digest)>>,
     /// Proofs and plots take whole processors: one at a time
     prover: Mutex<Option<Prover>>,
+    /// Whose turn it is, so that nobody holds a thread while another's proofs are made
+    turn: Arc<Semaphore>,
+    /// Room among those that wait
+    room: Semaphore,
+}
+
+/// Set when nobody waits for a proof any more
+struct GivenUp(Arc<AtomicBool>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Asks in the name of this node
@@ -105,6 +126,8 @@ impl Requester {
             sequence: Mutex::default(),
             ticket: tokio::sync::Mutex::default(),
             prover: Mutex::default(),
+            turn: Arc::new(Semaphore::new(1)),
+            room: Semaphore::new(PROVING_LIMIT),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -112,7 +135,9 @@ impl Requester {
     /// Sees to it that there is a plot, so that the first who asks need not wait for it
     pub fn prepare(&self) {
         let shared = Arc::clone(&self.shared);
+        let turn = Arc::clone(&shared.turn).try_acquire_owned();
         tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let mut prover = shared.prover.lock().unwrap_or_else(PoisonError::into_inner);
             if let Err(error) = shared.open(&mut prover) {
                 tracing::error!(%error, "this node cannot prove operations of its own");
@@ -215,13 +240,23 @@ impl Requester {
     }
 
     async fn prove(&self, body: OperationBody) -> Result<Operation, RequestError> {
-        let requester = self.clone();
-        tokio::task::spawn_blocking(move || requester.prove_here(body))
-            .await
-            .map_err(|error| RequestError::Prover(error.to_string()))?
+        let _room = self.shared.room.try_acquire().map_err(|_| RequestError::Proving)?;
+        let turn = Arc::clone(&self.shared.turn).acquire_owned().await;
+        let turn = turn.map_err(|error| RequestError::Prover(error.to_string()))?;
+        let given_up = GivenUp(Arc::default());
+        let (requester, stop) = (self.clone(), Arc::clone(&given_up.0));
+        let proving = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            requester.prove_here(body, &stop)
+        });
+        proving.await.map_err(|error| RequestError::Prover(error.to_string()))?
     }
 
-    fn prove_here(&self, body: OperationBody) -> Result<Operation, RequestError> {
+    fn prove_here(
+        &self,
+        body: OperationBody,
+        stop: &AtomicBool,
+    ) -> Result<Operation, RequestError> {
         let shared = &self.shared;
         let mut held = shared.prover.lock().unwrap_or_else(PoisonError::into_inner);
         let prover = shared.open(&mut held)?;
@@ -229,7 +264,10 @@ impl Requester {
         let ground = self.ground()?;
         let sequence = self.next(&ground);
         let now_ms = milliseconds(SystemTime::now()).max(ground.beacon_time_ms);
-        let mut patient = |_| ControlFlow::Continue(());
+        let mut patient = |_| match stop.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
         let maker = Maker::new(&shared.key, &ground);
         Ok(maker.proven(body, sequence, prover, now_ms, &mut patient)?)
     }

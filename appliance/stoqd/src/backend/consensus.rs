@@ -64,6 +64,7 @@ pub fn not_agreed(error: &RequestError) -> ApiError {
             message,
             "`stoqctl consensus status` shows whether anything is agreed on; try again",
         ),
+        RequestError::Proving => ApiError::timed_out(message, "try again later"),
         RequestError::NoReceipt(_) => ApiError::failed("no-receipt", message, ""),
         RequestError::Prover(_) => super::authority::broken("prover-ended", message),
     }
