@@ -1,7 +1,14 @@
 //! One node that is its own quorum: assets from registration to retirement, each wrong input with its refusal, receipts that
 //! hold without it, certificates only by agreement, and everything still there after a kill.
 
+use std::path::Path;
+
 use stoq_appliance_tests::{Node, Options, shared, stoqctl};
+use stoq_hypermesh::consensus::certificate::Certificate;
+use stoq_hypermesh::consensus::quorum::Quorum;
+use stoq_hypermesh::consensus::vote::{Proposal, Statement};
+use stoq_hypermesh::receipt::Receipt;
+use stoq_hypermesh::requester::RequesterKey;
 
 use super::scene::{
     PATIENCE, agreeing, alone, assets, genesis, register, request, status, text, verify,
@@ -162,6 +169,39 @@ fn an_asset_certificate_needs_the_owner_and_exactly_this_request() {
     assert!(message.contains("another owner"), "{message}");
     let (code, error, _) = refusal(&node, &["asset", "certificate", &sold, "--csr", second]);
     assert_eq!((code, error.as_str()), (8, "operation-refused"));
+}
+
+/// The receipt of a block that the key signed beside the final one: the genesis finds no fault with it
+fn forged_beside(receipt: &Path, key: &Path) -> Vec<u8> {
+    let key = RequesterKey::read(key).unwrap();
+    let mut receipt = Receipt::decode(&std::fs::read(receipt).unwrap()).unwrap();
+    receipt.header.state_root = [9; 32];
+    let Statement::Finalize(signed) = receipt.certificate.quorum.statement.clone() else {
+        panic!("{:?}", receipt.certificate.quorum.statement)
+    };
+    let statement = Statement::Finalize(Proposal { block: receipt.header.digest(), ..signed });
+    let signature = key.sign(&statement.message(&receipt.header.network));
+    let quorum = Quorum { statement, signatures: [(0, signature)].into() };
+    receipt.certificate = Certificate { descendants: Vec::new(), quorum };
+    receipt.to_vec()
+}
+
+#[test]
+fn a_receipt_of_another_block_than_the_final_one_certifies_nothing() {
+    let _turn = shared();
+    let (node, _) = with_somebody();
+    let asset = register(&node, "disk", 5);
+    let asked = request(&node, "asked");
+    let asked = asked.to_str().unwrap();
+    let [agreed, forged] = ["agreed.receipt", "forged.receipt"].map(|name| node.path(name));
+    super::four::agree_to(&node, &asset, asked, agreed.to_str().unwrap());
+    std::fs::write(&forged, forged_beside(&agreed, &node.path("validator.key"))).unwrap();
+    assert_eq!(verify(&forged, &genesis(&node)).code, 0);
+    let words = ["asset", "certificate", &asset, "--csr", asked, "--agreed"];
+    let (code, _, message) = refusal(&node, &[&words[..], &[forged.to_str().unwrap()]].concat());
+    assert_eq!(code, 5, "{message}");
+    assert!(message.contains("another block than the one that is final"), "{message}");
+    node.ask(&[&words[..], &[agreed.to_str().unwrap()]].concat());
 }
 
 #[test]

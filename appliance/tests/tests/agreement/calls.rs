@@ -151,14 +151,15 @@ impl Asker {
 
 /// What became final above a height, until there are so many registrations
 async fn follow(session: Session, after_height: u64, count: usize) -> Vec<wire::FinalOperation> {
-    let (mut after_height, mut seen) = (after_height, Vec::new());
+    let (mut after_height, mut from_index, mut seen) = (after_height, 0, Vec::new());
     while seen.len() < count {
-        let body = wire::FollowRequest { after_height }.encode_to_vec();
+        let body = wire::FollowRequest { after_height, from_index }.encode_to_vec();
         let timer = tokio::time::sleep(PATIENCE);
         let reply = session.watch(FOLLOW, body.into(), PATIENCE, timer).await.unwrap();
         let reply = wire::FollowReply::decode(reply).unwrap();
-        assert!(reply.height > after_height, "nothing new is no answer");
-        after_height = reply.height;
+        let reached = (reply.height, reply.next_index);
+        assert!(reached > (after_height, from_index), "nothing new is no answer");
+        (after_height, from_index) = reached;
         let registered =
             |one: &wire::FinalOperation| one.effects.iter().any(|it| it == "registered");
         seen.extend(reply.operations.into_iter().filter(registered));
@@ -269,7 +270,8 @@ fn who_may_not_ask_or_asks_too_much_is_told_so() {
         for number in 0..CONNECTIONS * EACH {
             let session = sessions[number / EACH].clone();
             watching.spawn(async move {
-                let body = wire::FollowRequest { after_height: u64::MAX }.encode_to_vec();
+                let body =
+                    wire::FollowRequest { after_height: u64::MAX, from_index: 0 }.encode_to_vec();
                 let timer = tokio::time::sleep(patience * 2);
                 status_of(session.watch(FOLLOW, body.into(), patience, timer).await)
             });
