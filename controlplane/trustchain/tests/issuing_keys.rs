@@ -372,12 +372,12 @@ async fn an_authority_whose_only_key_is_tainted_issues_nothing_and_can_get_anoth
         assert!(refusal.to_string().contains("stoqctl ca key activate"), "{refusal}");
     };
     refused(open.ca.issue(house.by_token("gamma")).await.unwrap_err());
+    let epoch = open.revocations.status().epoch;
     open.close().await;
 
     // After a restart too; lists are signed all the same.
     let open = house.open().await;
     refused(open.ca.issue(house.by_token("delta")).await.unwrap_err());
-    let epoch = open.revocations.status().epoch;
     open.revocations.reached(epoch + 1).await.unwrap();
     let alone = open.keys.revoke(&issuing(), CutOff::Accept, "operator:test").await.unwrap_err();
     assert!(matches!(alone, KeyError::NobodySigns(_)), "{alone}");

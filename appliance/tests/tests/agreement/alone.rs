@@ -176,7 +176,7 @@ fn forged_beside(receipt: &Path, key: &Path) -> Vec<u8> {
     let key = RequesterKey::read(key).unwrap();
     let mut receipt = Receipt::decode(&std::fs::read(receipt).unwrap()).unwrap();
     receipt.header.state_root = [9; 32];
-    let Statement::Finalize(signed) = receipt.certificate.quorum.statement.clone() else {
+    let Statement::Finalize(signed) = receipt.certificate.quorum.statement else {
         panic!("{:?}", receipt.certificate.quorum.statement)
     };
     let statement = Statement::Finalize(Proposal { block: receipt.header.digest(), ..signed });
