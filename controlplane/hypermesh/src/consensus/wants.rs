@@ -16,6 +16,8 @@ const NEED_MS: u64 = 5_000;
 #[derive(Debug)]
 struct Want {
     hint: Option<ValidatorKey>,
+    /// There was a hint. It counts once: whoever is sending a block may have died over it.
+    hinted: bool,
     turn: usize,
     next_ms: u64,
     needed_ms: u64,
@@ -38,12 +40,15 @@ impl Wants {
     pub fn need(&mut self, block: Digest, hint: Option<ValidatorKey>, now_ms: u64) {
         if let Some(want) = self.wants.get_mut(&block) {
             want.needed_ms = now_ms;
-            want.hint = want.hint.or(hint);
+            if !want.hinted {
+                (want.hint, want.hinted) = (hint, hint.is_some());
+            }
         } else if self.wants.len() < WANTS_LIMIT {
             // Whom to ask first differs from block to block, so that not all ask the same one.
             let turn = usize::from(block[0]);
             let next_ms = if hint.is_some() { now_ms + GRACE_MS } else { now_ms };
-            self.wants.insert(block, Want { hint, turn, next_ms, needed_ms: now_ms });
+            let want = Want { hint, hinted: hint.is_some(), turn, next_ms, needed_ms: now_ms };
+            self.wants.insert(block, want);
         }
     }
 
@@ -130,5 +135,25 @@ mod tests {
         }
         assert_eq!(wants.wants.len(), WANTS_LIMIT);
         assert_eq!(wants.due(&[], 1), []);
+    }
+
+    #[test]
+    fn a_proposer_that_died_does_not_keep_others_from_being_asked() {
+        let mut wants = Wants::new(100);
+        let mut asked = Vec::new();
+        // The question is looked at again at every turn, and names the proposer each time.
+        for turn in 0..5 {
+            let now_ms = 1_000 + turn * 100;
+            wants.need([7; 32], Some(OTHERS[2]), now_ms);
+            asked.extend(wants.due(&OTHERS, now_ms + GRACE_MS).into_iter().map(|(to, _)| to));
+        }
+        assert_eq!(asked[0], OTHERS[2]);
+        assert!(OTHERS.iter().all(|one| asked[1..].contains(one)), "{asked:?}");
+
+        // One that was needed before its proposer was known
+        let mut wants = Wants::new(100);
+        wants.need([8; 32], None, 1_000);
+        wants.need([8; 32], Some(OTHERS[1]), 1_000);
+        assert_eq!(wants.due(&OTHERS, 1_000), [(OTHERS[1], [8; 32])]);
     }
 }
