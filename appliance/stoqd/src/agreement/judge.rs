@@ -28,7 +28,7 @@ const CLOCK_TOLERANCE_MS: u64 = 60_000;
 /// A registry whose last block is older is catching up, whatever the difference of the clocks: what it says of an owner
 /// may be over
 const STALE_MS: u64 = CLOCK_TOLERANCE_MS + 5_000;
-/// How often it is looked whether validators agree again
+/// How often it is looked whether this node's part has started, of which there is no event
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Judges for this node's authority
@@ -132,7 +132,10 @@ impl Shared {
     async fn agreeing(&self, height: u64) -> Result<Arc<Agreement>, NotAgreed> {
         let deadline = Instant::now() + self.wait;
         loop {
-            let problem = match self.agreement.get() {
+            let agreement = self.agreement.get();
+            // From before it is looked, so that no block between is missed
+            let pulse = agreement.map(|agreement| agreement.pulse());
+            let problem = match agreement {
                 None => "HyperMesh is starting on the authority's node".to_owned(),
                 Some(agreement) => match agreement.problem() {
                     Some(problem) => problem,
@@ -148,7 +151,14 @@ impl Shared {
             if self.issuance == Issuance::Refuse || Instant::now() >= deadline {
                 return Err(NotAgreed::Unavailable(problem));
             }
-            tokio::time::sleep(LOOK).await;
+            let next_block = async {
+                match pulse {
+                    Some(mut pulse) => drop(pulse.changed().await),
+                    None => tokio::time::sleep(LOOK).await,
+                }
+            };
+            // When it is too late is found above.
+            let _ = tokio::time::timeout_at(deadline, next_block).await;
         }
     }
 
