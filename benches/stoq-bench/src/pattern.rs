@@ -1,5 +1,8 @@
-//! The bytes a load is made of: one buffer of pseudo-random octets, cut into slices at ever other offsets, so
-//! that nothing is copied and a piece in the wrong place changes the digest.
+//! The bytes a load is made of: one buffer of pseudo-random octets for the whole process, cut into slices at ever
+//! other offsets, so that nothing is copied and a piece in the wrong place changes the digest. All flows share it: a
+//! buffer for each would make a thousand flows dear for reading half a gigabyte, not for being a thousand.
+
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use rand::rngs::StdRng;
@@ -9,6 +12,8 @@ use rand::{RngCore, SeedableRng};
 pub const CHUNK_BYTES: usize = 256 << 10;
 /// Octets of the buffer: small enough to stay in a core's own cache
 const BUFFER_BYTES: usize = CHUNK_BYTES + (256 << 10);
+/// Seed of the buffer
+const BUFFER_SEED: u64 = 0x5354_4f51;
 /// Distance between the offsets of neighbouring slices: odd, so that every offset comes up
 const STRIDE_BYTES: usize = 4_099;
 
@@ -16,21 +21,25 @@ const STRIDE_BYTES: usize = 4_099;
 #[derive(Clone)]
 pub struct Pattern {
     buffer: Bytes,
-    turn: usize,
+    turn: u64,
 }
 
 impl Pattern {
-    /// The pattern of a seed
+    /// The pattern of a seed: where in the shared buffer it starts
     pub fn new(seed: u64) -> Self {
-        let mut buffer = vec![0; BUFFER_BYTES];
-        StdRng::seed_from_u64(seed).fill_bytes(&mut buffer);
-        Self { buffer: buffer.into(), turn: 0 }
+        static BUFFER: OnceLock<Bytes> = OnceLock::new();
+        let buffer = BUFFER.get_or_init(|| {
+            let mut buffer = vec![0; BUFFER_BYTES];
+            StdRng::seed_from_u64(BUFFER_SEED).fill_bytes(&mut buffer);
+            buffer.into()
+        });
+        Self { buffer: buffer.clone(), turn: seed }
     }
 
     /// The next slice, of at most `most` octets
     pub fn next_chunk(&mut self, most: u64) -> Bytes {
-        let turn = self.turn as u64;
-        self.turn = self.turn.wrapping_add(1);
+        let turn = self.turn;
+        self.turn = turn.wrapping_add(1);
         self.piece(turn, usize::try_from(most).unwrap_or(CHUNK_BYTES))
     }
 
